@@ -1,0 +1,165 @@
+"""Snapshots and checkpoints: small values under compare-and-set."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from aether.core.encoding import check_json
+from aether.core.errors import InvalidEvent, InvalidSnapshot, PayloadTooLarge, StaleToken, StoreIdentityChanged
+from aether.core.event import START, Position, Snapshot
+from aether.core.spi import RevisionConflict, Slot, StoreDriver
+
+_log = logging.getLogger("aether")
+
+_CHECKPOINT = "checkpoint"
+_SNAPSHOT = "snapshot"
+
+
+class _StoredSnapshot(msgspec.Struct, frozen=True):
+    store: str
+    snapshot: Snapshot
+
+
+class _StoredCheckpoint(msgspec.Struct, frozen=True):
+    position: str
+    token: int
+
+
+async def _change(
+    driver: StoreDriver,
+    kind: str,
+    name: str,
+    change: Callable[[Slot | None], bytes | None],
+    transaction: object | None = None,
+) -> None:
+    """Replace a slot by what `change` makes of it, as often as somebody else is faster; None leaves it."""
+    while True:
+        slot = await driver.load(kind, name)
+        value = change(slot)
+        if value is None:
+            return
+        expected = 0 if slot is None else slot.revision
+        try:
+            await driver.save(kind, name, value, expected=expected, transaction=transaction)
+        except RevisionConflict:
+            continue  # somebody made progress: this ends
+        return
+
+
+# --- Snapshots ---
+
+
+async def save_snapshot(driver: StoreDriver, snapshot: Snapshot) -> None:
+    """Keep the snapshot, unless a newer one of its schema is kept already."""
+    value = _encode_snapshot(driver, snapshot)
+    current = await driver.version(snapshot.actor_id)
+    if snapshot.version > current:
+        raise InvalidSnapshot(
+            snapshot.actor_id,
+            f"it is of version {snapshot.version}, the actor is at {current}; append the events first",
+        )
+
+    def newest(slot: Slot | None) -> bytes | None:
+        kept = None if slot is None else _decode_snapshot(driver, slot, snapshot.actor_id, snapshot.schema)
+        return value if kept is None or snapshot.version > kept.version else None
+
+    await _change(driver, _SNAPSHOT, _snapshot_name(snapshot.actor_id, snapshot.schema), newest)
+
+
+async def load_snapshot(driver: StoreDriver, actor_id: str, schema: str) -> Snapshot | None:
+    """The snapshot of that schema, or None; a bad one is None and a warning."""
+    slot = await driver.load(_SNAPSHOT, _snapshot_name(actor_id, schema))
+    snapshot = None if slot is None else _decode_snapshot(driver, slot, actor_id, schema)
+    if snapshot is None:
+        return None
+    current = await driver.version(actor_id)
+    if snapshot.version > current:
+        _ignore(actor_id, f"it is of version {snapshot.version}, the actor is at {current}")
+        return None
+    return snapshot
+
+
+def _snapshot_name(actor_id: str, schema: str) -> str:
+    # A name of a slot may be longer than an actor id; the length in front keeps (id, schema) pairs apart.
+    return f"{len(schema)}.{schema}.{actor_id}"
+
+
+def _encode_snapshot(driver: StoreDriver, snapshot: Snapshot) -> bytes:
+    try:
+        check_json(snapshot.state, "state")
+        stored = _StoredSnapshot(driver.identity, snapshot)
+        value = msgspec.json.encode(stored)
+        if msgspec.json.decode(value, type=_StoredSnapshot) != stored:
+            raise InvalidSnapshot(snapshot.actor_id, "it would not come back the same")
+    except InvalidEvent as error:
+        raise InvalidSnapshot(snapshot.actor_id, str(error)) from error
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        if isinstance(error, InvalidSnapshot):
+            raise
+        raise InvalidSnapshot(snapshot.actor_id, f"it cannot be encoded as JSON: {error}") from error
+    limit = driver.limits.max_snapshot_bytes
+    if len(value) > limit:
+        raise PayloadTooLarge(f"the snapshot of {snapshot.actor_id!r}", size=len(value), limit=limit)
+    return value
+
+
+def _decode_snapshot(driver: StoreDriver, slot: Slot, actor_id: str, schema: str) -> Snapshot | None:
+    try:
+        stored = msgspec.json.decode(slot.value, type=_StoredSnapshot)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        _ignore(actor_id, f"it cannot be decoded: {error}")
+        return None
+    snapshot = stored.snapshot
+    if (snapshot.actor_id, snapshot.schema) != (actor_id, schema) or snapshot.version < 1:
+        _ignore(actor_id, f"the place holds version {snapshot.version} of {snapshot.actor_id!r}")
+        return None
+    if stored.store != driver.identity:
+        _ignore(actor_id, "it was taken of another store")
+        return None
+    return snapshot
+
+
+def _ignore(actor_id: str, reason: str) -> None:
+    _log.warning("snapshot of %r is ignored, its events are replayed instead: %s", actor_id, reason)
+
+
+# --- Checkpoints ---
+
+
+async def save_checkpoint(
+    driver: StoreDriver, name: str, position: Position, *, token: int, transaction: object | None = None
+) -> None:
+    """Keep the position under the name, unless a higher token has written there."""
+    value = msgspec.json.encode(_StoredCheckpoint(str(position), token))
+
+    def fenced(slot: Slot | None) -> bytes:
+        kept = 0 if slot is None else _decode_checkpoint(slot, name).token
+        if token < kept:
+            raise StaleToken(name, token=token, current=kept)
+        return value
+
+    await _change(driver, _CHECKPOINT, name, fenced, transaction)
+
+
+async def load_checkpoint(driver: StoreDriver, name: str) -> Position:
+    """The position that was kept, `START` if there is none."""
+    slot = await driver.load(_CHECKPOINT, name)
+    if slot is None:
+        return START
+    position = Position.parse(_decode_checkpoint(slot, name).position)
+    if position != START and position.store != driver.identity:
+        raise StoreIdentityChanged(position, f"checkpoint {name!r} was taken of another store than {driver.identity}")
+    return position
+
+
+def _decode_checkpoint(slot: Slot, name: str) -> _StoredCheckpoint:
+    try:
+        checkpoint = msgspec.json.decode(slot.value, type=_StoredCheckpoint)
+        Position.parse(checkpoint.position)
+    except (msgspec.MsgspecError, ValueError) as error:
+        # Never START: that would run every effect of a consumer again.
+        raise StoreIdentityChanged(name, f"checkpoint {name!r} cannot be decoded ({error})") from error
+    return checkpoint

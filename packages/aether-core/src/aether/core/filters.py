@@ -1,0 +1,46 @@
+"""Which events a reader wants: by type and by actor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from aether.core.encoding import decode_event
+from aether.core.event import Event
+from aether.core.names import check_name
+from aether.core.spi import Stored
+
+
+class EventFilter:
+    """`types` is an OR over names, `actors` a pattern in which `*` is any run of characters; both together an AND."""
+
+    def __init__(self, *, types: Iterable[str] | None = None, actors: str | None = None) -> None:
+        if isinstance(types, str):
+            raise TypeError(f"types is a collection of names; write types={{{types!r}}}")
+        self.types = None if types is None else frozenset(check_name("event type", name) for name in types)
+        self.actors = None if actors is None else check_name("actor pattern", actors)
+        self._pattern: re.Pattern[str] | None = None
+        if self.actors is not None and self.actors != "*":
+            self._pattern = re.compile(".*".join(map(re.escape, self.actors.split("*"))), re.DOTALL)
+
+    def wants_actor(self, actor_id: str) -> bool:
+        """Whether events of this actor may match."""
+        return self._pattern is None or self._pattern.fullmatch(actor_id) is not None
+
+    def wants_type(self, event_type: str) -> bool:
+        """Whether events of this type may match."""
+        return self.types is None or event_type in self.types
+
+    def decode(self, stored: Stored) -> Event | None:
+        """The event, if it is wanted. What certainly is not is not decoded."""
+        if self._pattern is not None and not self.wants_actor(stored.actor_id):
+            return None
+        event = decode_event(stored)
+        return event if self.types is None or event.type in self.types else None
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` is None or a whole number of 0 or more."""
+    if value is not None and (type(value) is not int or value < 0):
+        raise ValueError(f"{name} is a whole number of 0 or more, not {value!r:.80}")

@@ -1,0 +1,110 @@
+"""Following a store: what is stored, then what is appended, through one iterator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from aether.core.encoding import decode_event
+from aether.core.errors import Closed
+from aether.core.event import Event, Position
+from aether.core.filters import EventFilter
+from aether.core.spi import Stored, Tail
+
+if TYPE_CHECKING:
+    from aether.core.store import EventStore
+
+
+class Subscription:
+    """An endless iterator over `(position, event)`.
+
+    It pulls: it asks the backend for at most `buffer` events when it has none left, so a slow consumer holds no more
+    than that, slows nobody, and loses nothing. A cancelled wait loses nothing either; iterate again.
+    """
+
+    def __init__(self, store: EventStore, after: Position, wanted: EventFilter, buffer: int) -> None:
+        self._store = store
+        self._after = after
+        self._wanted = wanted
+        self._buffer = buffer
+        self._waiting: deque[Stored] = deque()
+        self._passed: Stored | None = None
+        self._position = after
+        self._manager: AbstractAsyncContextManager[Tail] | None = None
+        self._tail: Tail | None = None
+        self._wait: asyncio.Timeout | None = None
+        self._left = False
+
+    @property
+    def position(self) -> Position:
+        """Behind the last event that was delivered or filtered out. Go on from here after a restart."""
+        if self._passed is not None:
+            event_id = decode_event(self._passed).id
+            self._position = Position.at(self._store.identity, self._passed.position, event_id)
+            self._passed = None
+        return self._position
+
+    @property
+    def buffered(self) -> int:
+        """How many events are held and not delivered yet."""
+        return len(self._waiting)
+
+    async def __aenter__(self) -> Self:
+        if self._manager is not None:
+            raise RuntimeError("a subscription is entered once; call subscribe() again")
+        order = await self._store._resume(self._after)
+        manager = self._store._live().tail(after=order)
+        self._tail = await manager.__aenter__()
+        self._manager = manager
+        self._store._subscriptions.add(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._leave()
+
+    async def _leave(self) -> None:
+        if self._left:
+            return
+        self._left = True
+        self._store._subscriptions.discard(self)
+        if self._wait is not None:
+            self._wait.reschedule(asyncio.get_running_loop().time())
+        if self._manager is not None:
+            await self._manager.__aexit__(None, None, None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[Position, Event]:
+        while True:
+            while self._waiting:
+                stored = self._waiting[0]
+                event = self._wanted.decode(stored)
+                self._waiting.popleft()
+                if event is None:
+                    self._passed = stored
+                    continue
+                self._passed = None
+                self._position = Position.at(self._store.identity, stored.position, event.id)
+                return self._position, event
+            self._waiting.extend(await self._page())
+
+    async def _page(self) -> list[Stored]:
+        if self._left or self._tail is None:
+            raise Closed("the subscription")
+        if self._wait is not None:
+            raise RuntimeError("two tasks iterate over one subscription; give each its own")
+        try:
+            async with asyncio.timeout(None) as self._wait:  # closing reschedules it to now, which ends the wait
+                return list(await self._tail.page(self._buffer))
+        except TimeoutError:
+            if self._left:
+                raise Closed("the subscription") from None
+            raise
+        finally:
+            self._wait = None
