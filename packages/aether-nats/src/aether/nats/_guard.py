@@ -1,0 +1,120 @@
+"""Runs a server that has to die with the process that started it, also when that is killed with SIGKILL.
+
+    python -I -S _guard.py LOG RESTART COMMAND...
+
+It is a process of its own, because nobody else is left to act then. It uses the standard library alone.
+
+* Standard input is a pipe from the parent. Its end, or another parent, means: stop the server.
+* Standard output reports `pid N` for every start of the server and `exit N` for every end that was not asked for.
+* On Linux the server dies with this guard, too (PR_SET_PDEATHSIG).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+
+STOP_SECONDS = 5.0
+"""How long the server may take to stop by itself."""
+
+_LOOK_SECONDS = 1.0  # a fork of the parent may hold the pipe open; so the parent is looked at as well
+_BACK_OFF = (0.05, 2.0)  # seconds before the first restart, doubled up to the second
+_SETTLED_SECONDS = 10.0  # a server that lived this long failed for a new reason
+_PR_SET_PDEATHSIG = 1
+
+
+def main(log: str, restart: bool, command: list[str]) -> int:
+    parent = os.getppid()
+    wake, wake_write = os.pipe()
+    os.set_blocking(wake, False)
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda received, _: stopping.append(received))
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler, so that the wake-up pipe is written
+
+    back_off = _BACK_OFF[0]
+    while True:
+        started = time.monotonic()
+        child = start(command, log)
+        report(f"pid {child}")
+        status = None
+        while status is None:
+            if stopping or ended(wake, _LOOK_SECONDS) or os.getppid() != parent:
+                return stop(child)
+            status = reap(child)
+        report(f"exit {status}")
+        if not restart:
+            return 0
+        back_off = _BACK_OFF[0] if time.monotonic() - started > _SETTLED_SECONDS else min(back_off * 2, _BACK_OFF[1])
+        if stopping or ended(wake, back_off) or os.getppid() != parent:
+            return 0
+
+
+def start(command: list[str], log: str) -> int:
+    """Fork and execute. The server inherits whatever this guard inherited: a lock stays held until the last is gone."""
+    guard = os.getpid()
+    child = os.fork()
+    if child:
+        return child
+    try:
+        if sys.platform == "linux":
+            import ctypes
+
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != guard:
+                os._exit(1)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.execv(command[0], command)  # noqa: S606  (no shell is meant)
+    finally:
+        os._exit(127)
+
+
+def ended(wake: int, seconds: float) -> bool:
+    """Wait for a signal or the time; whether the parent's end of the pipe is closed."""
+    with contextlib.suppress(InterruptedError):
+        ready, _, _ = select.select([0, wake], [], [], seconds)
+        if wake in ready:
+            os.read(wake, 512)
+        if 0 in ready:
+            return not os.read(0, 512)
+    return False
+
+
+def reap(child: int) -> int | None:
+    """Its exit status, or None while it lives."""
+    done, status = os.waitpid(child, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if done else None
+
+
+def stop(child: int) -> int:
+    """End the server, kindly at first, also one that is paused."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGTERM)
+        os.kill(child, signal.SIGCONT)
+    deadline = time.monotonic() + STOP_SECONDS
+    while reap(child) is None:
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            break
+        time.sleep(0.002)
+    return 0
+
+
+def report(line: str) -> None:
+    """Tell the parent; it may be gone."""
+    with contextlib.suppress(OSError):
+        os.write(1, f"{line}\n".encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2] == "restart", sys.argv[3:]))

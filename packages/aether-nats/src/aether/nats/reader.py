@@ -1,0 +1,153 @@
+"""Pages of commits: of one actor, forwards and backwards, and of all actors."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aether.core.errors import CorruptEvent, StaleRead
+from aether.core.spi import Page, Stored
+from aether.nats.commits import INDEX_BITS, Commit, decode_chain, decode_records, sequence_of
+from aether.nats.log import BATCH, EventLog
+
+_ACTOR_BATCH = 2000
+_REVERSE_PAGE = 500
+_NEAR = 500  # versions: a page that starts this much too early costs less than another look-up
+_LOOKUPS = 12
+_RETRY_PAUSE = 0.005  # seconds until a replica that is behind is asked again
+
+
+class Reader:
+    """Reads what the leader says is there, from whichever replica answers, and proves that it is all of it."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+
+    async def actor(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
+        """One page of an actor's events."""
+        subject = self._log.subject(actor_id)
+        if after or reverse:
+            latest = await self._log.last(subject)
+            if latest is None or latest.last <= after:
+                return Page([], more=False)
+            end = latest.last if upto is None else min(upto, latest.last)
+            if reverse:
+                return await self._backwards(subject, latest, after=after, end=end, limit=limit)
+            return await self._page(subject, latest, after=after, end=end, limit=limit)
+        # From the start: ask for the first page and for its end at once, which costs one round trip.
+        first, latest = await self._log.patiently(lambda _: self._first_page(subject, _messages(limit)))
+        if latest is None:
+            return Page([], more=False)
+        end = latest.last if upto is None else min(upto, latest.last)
+        return await self._page(subject, latest, after=0, end=end, limit=limit, first=first)
+
+    async def _first_page(self, subject: str, messages: int) -> tuple[tuple[list[bytes], int], Commit | None]:
+        async with self._log.batch(1, subject=subject, messages=messages) as batch:
+            latest = await self._log.last(subject)
+            return await batch.result(), latest
+
+    async def _page(
+        self,
+        subject: str,
+        latest: Commit,
+        *,
+        after: int,
+        end: int,
+        limit: int | None,
+        first: tuple[list[bytes], int] | None = None,
+    ) -> Page:
+        """Events with `after < version <= end`, at least one, where `end` exists and lies behind `after`."""
+        if after + 1 >= latest.first:
+            return _cut(list(latest.records(after=after, upto=end)), end, limit)
+        deadline = asyncio.get_running_loop().time() + self._log.timeout
+        sequence = 1 if first is not None else await self._locate(subject, after + 1, latest)
+        while True:
+            bodies, last = first or await self._batch(sequence, subject, _messages(limit))
+            first = None
+            commits = decode_chain(bodies, last)
+            records = [record for commit in commits for record in commit.records(after=after, upto=end)]
+            if records:
+                return _cut(records, end, limit)
+            if commits:
+                sequence = last + 1  # all of them lie before what is wanted
+            elif asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(_RETRY_PAUSE)  # a replica that is behind the leader
+            else:
+                raise StaleRead(f"actor {latest.actor_id!r}", wanted=f"version {end}", found=f"version {after}")
+
+    async def _backwards(self, subject: str, latest: Commit, *, after: int, end: int, limit: int | None) -> Page:
+        size = _REVERSE_PAGE if limit is None else min(limit, _REVERSE_PAGE)
+        start = max(after, end - size)
+        records: list[Stored] = []
+        while start + len(records) < end:
+            page = await self._page(subject, latest, after=start + len(records), end=end, limit=None)
+            records.extend(page.records)
+        return Page(records[::-1], more=start > after)
+
+    async def _locate(self, subject: str, version: int, latest: Commit) -> int:
+        """A sequence at or shortly before the commit that holds `version`.
+
+        Versions of an actor rise with sequences, so this is interpolation search; it ends as soon as reading on from
+        there is cheaper than looking further.
+        """
+        low_version, low_sequence = 0, 1
+        high_version, high_sequence = latest.first, latest.sequence
+        for _ in range(_LOOKUPS):
+            if version - low_version <= _NEAR or high_sequence - low_sequence <= _NEAR:
+                break
+            share = (version - low_version) / (high_version - low_version)
+            guess = low_sequence + int(share * (high_sequence - low_sequence))
+            guess = min(max(guess, low_sequence + 1), high_sequence - 1)
+            found = await self._log.at_or_after(subject, guess)
+            if found is None:
+                break  # a replica that is behind; reading from further in front is always right
+            if found.first <= version:
+                low_version, low_sequence = found.first, found.sequence
+                if found.last >= version:
+                    break
+            else:
+                high_version, high_sequence = found.first, guess
+        return low_sequence
+
+    async def feed(self, *, after: int, upto: int, limit: int) -> Page:
+        """One page of the events of all actors."""
+        deadline = asyncio.get_running_loop().time() + self._log.timeout
+        start = max(sequence_of(after), 1)
+        end = sequence_of(upto)
+        while True:
+            bodies, last = await self._batch(start, None, min(limit + 1, BATCH, end - start + 1))
+            if bodies and last != start + len(bodies) - 1:
+                # Nothing can be deleted from this stream: a hole is a loss, and is never passed over.
+                reason = f"sequences {start} to {last} hold {len(bodies)} commits"
+                raise CorruptEvent(None, None, start << INDEX_BITS, reason)
+            records = decode_records(bodies, start)
+            while records and records[-1].position > upto:
+                records.pop()
+            if records and records[0].position <= after:
+                records = [record for record in records if record.position > after]
+            if records:
+                return Page(records[:limit], more=last < end or len(records) > limit)
+            if bodies and last >= end:
+                return Page([], more=False)
+            if bodies:
+                start = last + 1  # the commit of `after` was its last one here
+            elif asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(_RETRY_PAUSE)  # a replica that is behind
+            else:
+                raise StaleRead(f"stream {self._log.stream!r}", wanted=f"sequence {end}", found=f"sequence {start - 1}")
+
+    async def _batch(self, sequence: int, subject: str | None, messages: int) -> tuple[list[bytes], int]:
+        async def ask(_: float) -> tuple[list[bytes], int]:
+            async with self._log.batch(sequence, subject=subject, messages=messages) as batch:
+                return await batch.result()
+
+        return await self._log.patiently(ask)
+
+
+def _cut(records: list[Stored], end: int, limit: int | None) -> Page:
+    if limit is not None and len(records) > limit:
+        records = records[:limit]
+    return Page(records, more=records[-1].version < end)
+
+
+def _messages(limit: int | None) -> int:
+    return _ACTOR_BATCH if limit is None else max(1, min(limit, _ACTOR_BATCH))
