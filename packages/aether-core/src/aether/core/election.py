@@ -17,10 +17,12 @@ from aether.core.clock import SYSTEM_CLOCK, Clock
 from aether.core.encoding import check_json
 from aether.core.errors import Closed, LeadershipLost, TimedOut
 from aether.core.facade import Facade
-from aether.core.lease import MAX_TTL, MIN_TTL, Campaign, Floor, Observer, Record, Sighting, Term
+from aether.core.filters import check_count
+from aether.core.lease import MAX_TTL, MIN_TTL, Observer, Record, Sighting
 from aether.core.names import check_name
 from aether.core.scope import DEFAULT_TIMEOUT
 from aether.core.spi import LeaseRegister
+from aether.core.term import Campaign, Floor, Term
 
 __all__ = ["DEFAULT_TTL", "Election", "LeaderView", "Term"]
 
@@ -99,9 +101,10 @@ class Election(Facade[LeaseRegister]):
             if not body.expired():
                 raise
         finally:
-            resigned = term.guard(None)
+            term.guard(None)
             await term.resign()
-        term.check()
+        if not term.resigned:
+            term.check()
 
     async def campaign(
         self,
@@ -125,13 +128,14 @@ class Election(Facade[LeaseRegister]):
         check_name("election name", name)
         if not MIN_TTL <= ttl <= MAX_TTL:
             raise ValueError(f"ttl is a number of seconds from {MIN_TTL:g} to {MAX_TTL:g}, not {ttl!r}")
+        if not callable(floor):
+            check_count("floor", floor)
         meta = {} if meta is None else meta
         check_json(meta, "meta")
         self._campaigns += 1
         campaign = Campaign(
-            self._record(register, name),
+            self._record(register, name, ttl),
             holder=f"{self.holder}/{self._campaigns}",
-            ttl=ttl,
             floor=floor,
             meta=meta,
             spawn=self._spawn,
@@ -147,25 +151,23 @@ class Election(Facade[LeaseRegister]):
     async def run(
         self,
         name: str,
-        lead: Callable[[Term], Awaitable[object]],
+        work: Callable[[Term], Awaitable[object]],
         *,
         ttl: float = DEFAULT_TTL,
         floor: Floor = None,
         meta: dict[str, Any] | None = None,
     ) -> NoReturn:
-        """For ever: wait until elected, and call `lead(term)`; it is cancelled when the term is lost.
+        """For ever: wait until elected, and await `work(term)`, which is cancelled when the term is lost.
 
-        Campaigns again after a lost term, and after `lead` has returned. An error of `lead` resigns and is raised.
+        Campaigns again behind a lost term, and when `work` has returned. An error of `work` resigns and is raised.
         Arguments and other errors are those of `campaign`.
         """
         while True:
-            token = 0
             try:
                 async with self.lead(name, ttl=ttl, floor=floor, meta=meta) as term:
-                    token = term.token
-                    await lead(term)
+                    await work(term)
             except LeadershipLost as lost:
-                if (lost.name, lost.token) != (name, token) and token:
+                if lost.name != name:
                     raise
 
     # --- Looking ---
@@ -176,7 +178,7 @@ class Election(Facade[LeaseRegister]):
         check_name("election name", name)
         look = self._looks.get(name)
         if look is None:
-            look = self._looks[name] = Observer(self._record(register, name), ttl=DEFAULT_TTL)
+            look = self._looks[name] = Observer(self._record(register, name, DEFAULT_TTL))
         return self._view(await look.read())
 
     def observe(self, name: str) -> AsyncIterator[LeaderView | None]:
@@ -186,7 +188,7 @@ class Election(Facade[LeaseRegister]):
         """
         register = self._live()
         check_name("election name", name)
-        return self._observe(Observer(self._record(register, name), ttl=DEFAULT_TTL), f"observation of {name!r}")
+        return self._observe(Observer(self._record(register, name, DEFAULT_TTL)), f"observation of {name!r}")
 
     async def _observe(self, observer: Observer, what: str) -> AsyncIterator[LeaderView | None]:
         shown: tuple[str, int] | None = None
@@ -205,8 +207,8 @@ class Election(Facade[LeaseRegister]):
 
     # --- Helpers ---
 
-    def _record(self, register: LeaseRegister, name: str) -> Record:
-        return Record(register, name, clock=self._clock, random=self._random, timeout=self.timeout)
+    def _record(self, register: LeaseRegister, name: str, ttl: float) -> Record:
+        return Record(register, name, ttl=ttl, timeout=self.timeout, clock=self._clock, random=self._random)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)

@@ -3,15 +3,13 @@
 **URL** `nats://[user[:password]@]host[:4222][,host…]`, `nats+tls://…`, or `nats+embedded:///directory` for a server of
 one's own. Options: those of the connection.
 
-**Guarantees** Every rule of the suite, NO_RESPONDERS included: with one server from the moment in which `subscribe` has
-been entered. In a cluster the other servers learn of a subscription from the subscriber's server; that one has told
-them when `subscribe` has been entered, and what it sends them keeps its order, but nothing says that they have read it.
-So what follows from the subscription, for example whatever is published in answer to a message of the subscriber, is
-delivered; what a stranger publishes on another server in the milliseconds after may be missed.
+**Guarantees** Every rule of the suite, NO_RESPONDERS included. In a cluster `subscribe` waits for every server that can
+be reached (`peers.py`); a bus on a client of your own cannot do that, and what others publish on another server in the
+milliseconds after `subscribe` may be missed.
 
 **Limits** The server's `max_payload` (1 MiB by default), less 4 KiB for headers. The user needs the permission to
-publish to its own inbox. Members of one queue should ask for the same `actors`: a pattern is applied behind the server's
-choice of a member, so a member that is given what it does not want keeps it from the others.
+publish to its own inbox. Members of one queue should ask for the same `actors`: a pattern is applied behind the
+server's choice of a member, so a member that is given what it does not want keeps it from the others.
 
 **Under the hood** Subjects are `aether.b.<type>.<actor>.<namespace>`, the namespace last, so that `*` and `>` look
 across namespaces. Names are encoded as tokens; those above 128 characters as a digest, with the name in a header.
@@ -29,10 +27,11 @@ from typing import Self
 
 from aether.core.features import Feature
 from aether.core.names import decode_token, encode_token
-from aether.core.scope import Scope
+from aether.core.scope import DEFAULT_TIMEOUT, Scope
 from aether.core.spi import BusFilter, Message, Sink
 from aether.core.url import BackendURL
 from aether.nats.connection import Connection, open_connection
+from aether.nats.peers import Peers
 from nats.aio.msg import Msg
 
 _PREFIX = "aether.b"
@@ -49,13 +48,15 @@ class NatsBus:
 
     def __init__(self, url: BackendURL, scope: Scope) -> None:
         self._opening: Callable[[], AbstractAsyncContextManager[Connection]] = partial(open_connection, url, scope)
+        self._timeout = scope.timeout
         self._stack = AsyncExitStack()
 
     @classmethod
-    def from_connection(cls, connection: Connection) -> Self:
+    def from_connection(cls, connection: Connection, *, timeout: float = DEFAULT_TIMEOUT) -> Self:
         """A bus on a connection of your own, which stays open behind it."""
         bus = cls.__new__(cls)
         bus._opening = lambda: nullcontext(connection)
+        bus._timeout = timeout
         bus._stack = AsyncExitStack()
         return bus
 
@@ -64,6 +65,8 @@ class NatsBus:
     async def open(self) -> None:
         async with AsyncExitStack() as stack:
             self._connection = await stack.enter_async_context(self._opening())
+            self._peers = Peers(self._connection, timeout=self._timeout)
+            stack.push_async_callback(self._peers.close)
             self._stack = stack.pop_all()
 
     async def close(self) -> None:
@@ -120,6 +123,7 @@ class NatsBus:
                 await stack.enter_async_context(connection.subscribe(subject, received, queue=group))
             stack.callback(connection.on_reconnect(sink.interrupted))
             await connection.barrier()
+            await self._peers.heard()
             yield
 
 

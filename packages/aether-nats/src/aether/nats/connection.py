@@ -235,6 +235,16 @@ class Connection:
         except TimeoutError:
             raise self._unavailable(f"not connected within {timeout:g} s") from None
 
+    def beside(self, server: str, *, timeout: float) -> Connection | None:
+        """Another connection like this one, to one server of its cluster; None if the client is somebody else's."""
+        if self._options is None:
+            return None
+        options = {**self._options, "servers": [server]}
+        here = self.client.connected_url
+        if "tls" in options and here is not None:
+            options.setdefault("tls_hostname", here.hostname)  # servers announce addresses; certificates hold names
+        return Connection(Client(tls="tls" in options), what=server, timeout=timeout, options=options)
+
     # --- Messages ---
 
     async def publish(

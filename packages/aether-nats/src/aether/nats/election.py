@@ -96,8 +96,11 @@ class NatsRegister:
             async with limit:
                 return await self.read(name)
 
-        async with asyncio.TaskGroup() as group:
-            reads = [group.create_task(read(name)) for name in chosen]
+        try:
+            async with asyncio.TaskGroup() as group:
+                reads = [group.create_task(read(name)) for name in chosen]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
         return [entry for task in reads if (entry := task.result()) is not None]
 
     @asynccontextmanager

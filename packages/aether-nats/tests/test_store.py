@@ -1,0 +1,385 @@
+"""The store on JetStream: what the shared suite cannot know about it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.client import Client
+
+from aether.core import (
+    BackendUnusable,
+    CorruptEvent,
+    Durability,
+    Event,
+    EventStore,
+    Feature,
+    FeatureMissing,
+    InvalidURL,
+    OutcomeUnknown,
+    StoreIdentityChanged,
+    Unavailable,
+    VersionConflict,
+    open_store,
+)
+from aether.nats import NatsServer
+from aether.nats import open_store as open_store_on
+
+Body = Callable[[NatsServer, EventStore, Client], Awaitable[None]]
+
+
+def event(version: int, actor: str = "a", **data: Any) -> Event:
+    return Event(type="T", actor_id=actor, version=version, data=data)
+
+
+async def api(client: Client, verb: str, stream: str, **request: Any) -> dict[str, Any]:
+    reply = await client.request(f"$JS.API.STREAM.{verb}.{stream}", json.dumps(request).encode(), timeout=5)
+    answer: dict[str, Any] = json.loads(reply.data)
+    assert "error" not in answer, answer
+    return answer
+
+
+@asynccontextmanager
+async def raw(server: NatsServer) -> AsyncIterator[Client]:
+    client = await nats.connect(server.url, reconnect_time_wait=0.05)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def run(directory: Path, body: Body, *, timeout: float = 5.0) -> None:
+    async def main() -> None:
+        async with NatsServer(directory, sync_always=False) as server, raw(server) as client:
+            async with open_store(server.url, namespace="shop", timeout=timeout) as store:
+                await body(server, store, client)
+
+    asyncio.run(main())
+
+
+# --- The stream ---
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("max_age", 3_600_000_000_000),
+        ("max_msgs", 10),
+        ("max_bytes", 1 << 20),
+        ("deny_delete", False),
+        ("storage", "memory"),
+    ],
+)
+def test_a_stream_that_could_lose_events_is_refused(tmp_path: Path, setting: str, value: Any) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        config = (await api(client, "INFO", "aether-shop"))["config"]
+        other = {**config, "name": "aether-other", "subjects": ["aether.e.other.*"], setting: value}
+        await api(client, "CREATE", "aether-other", **other)
+        with pytest.raises(BackendUnusable, match=f"'aether-other' has {setting}="):
+            await open_store(server.url, namespace="other").open()
+
+    run(tmp_path, body)
+
+
+def test_a_stream_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        config = (await api(client, "INFO", "aether-shop"))["config"]
+        await api(
+            client,
+            "CREATE",
+            "aether-other",
+            **{**config, "name": "aether-other", "subjects": ["aether.e.other.*"], "metadata": {}},
+        )
+        with pytest.raises(BackendUnusable, match="was not made by Aether"):
+            await open_store(server.url, namespace="other").open()
+
+    run(tmp_path, body)
+
+
+def test_a_stream_that_is_replaced_under_an_open_store_is_noticed(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        await store.append(event(1), event(2))
+        await api(client, "UPDATE", "aether-shop", **(await api(client, "INFO", "aether-shop"))["config"])
+        await api(client, "DELETE", "aether-shop")
+        async with open_store(server.url, namespace="shop") as again:
+            assert await again.version("a") == 0
+        await server.restart()
+        with pytest.raises(StoreIdentityChanged):
+            while True:  # until the client has noticed the restart
+                await store.version("a")
+
+    run(tmp_path, body)
+
+
+def test_the_stream_denies_deletes_and_keeps_everything(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        await store.append(event(1))
+        reply = await client.request("$JS.API.STREAM.MSG.DELETE.aether-shop", b'{"seq":1}')
+        assert "error" in json.loads(reply.data)
+        reply = await client.request("$JS.API.STREAM.PURGE.aether-shop", b"{}")
+        assert "error" in json.loads(reply.data)
+        assert await store.version("a") == 1
+
+    run(tmp_path, body)
+
+
+def test_multi_actor_is_what_the_stream_has(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        assert Feature.MULTI_ACTOR in store.features
+        store._driver._log.atomic = False  # as on a server below 2.12, whose stream does not echo allow_atomic
+        assert store.features == frozenset()
+        with pytest.raises(FeatureMissing, match="multi-actor"):
+            await store.append(event(1, "x"), event(1, "y"))
+        assert await store.version("x") == await store.version("y") == 0
+
+    run(tmp_path, body)
+
+
+def test_an_old_stream_learns_atomic_batches(tmp_path: Path) -> None:
+    """A stream that an older server made, after the server was upgraded."""
+
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        config = {**(await api(client, "INFO", "aether-shop"))["config"], "allow_atomic": False}
+        await api(client, "UPDATE", "aether-shop", **config)
+        async with open_store(server.url, namespace="shop", require={Feature.MULTI_ACTOR}) as again:
+            await again.append(event(1, "x"), event(1, "y"))
+
+    run(tmp_path, body)
+
+
+def test_durability_is_not_assumed(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        assert store.durability is Durability.PROCESS
+        with pytest.raises(FeatureMissing, match="durability HOST"):
+            await open_store(server.url, namespace="shop", require_durability=Durability.HOST).open()
+        url = f"nats+embedded://{tmp_path}/embedded"
+        async with open_store(url, namespace="shop", require_durability=Durability.HOST) as embedded:
+            assert embedded.durability is Durability.HOST
+
+    run(tmp_path / "server", body)
+
+
+def test_bad_options_are_refused() -> None:
+    for options in ({"replicas": "many"}, {"replicas": "0"}, {"replicas": 6}):
+        with pytest.raises(InvalidURL, match="replicas"):
+            open_store("nats://localhost", **options)
+
+
+# --- Reading ---
+
+
+def test_pages_of_a_long_actor_among_others(tmp_path: Path) -> None:
+    """Every way of reading finds exactly its versions, with commits of different sizes scattered in the stream."""
+
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        version = 0
+        for number in range(400):
+            size = 1 + number % 17
+            await store.append(*(event(version + n) for n in range(1, size + 1)))
+            version += size
+            await asyncio.gather(*(store.append(event(number + 1, f"other-{n}")) for n in range(4)))
+        everything = list(range(1, version + 1))
+        for after, upto, limit in [
+            (0, None, None),
+            (1, 3, None),
+            (1700, None, 7),
+            (1999, 2601, None),
+            (0, 2500, 2100),
+            (3000, 3100, 1),
+        ]:
+            expected = everything[after:upto]
+            ways = {"after": after, "upto": upto}
+            assert [e.version async for e in store.read("a", **ways, limit=limit)] == expected[:limit]
+            assert [e.version async for e in store.read("a", **ways, limit=limit, reverse=True)] == expected[::-1][
+                :limit
+            ]
+        assert [e.version async for e in store.read("a", after=version)] == []
+        assert [e.version async for e in store.read("a", after=version + 5, reverse=True)] == []
+
+    run(tmp_path, body)
+
+
+def test_a_foreign_message_in_the_stream_is_corrupt_not_skipped(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        await store.append(event(1))
+        await client.jetstream().publish("aether.e.shop.b", b"hello")
+        await store.append(event(2))
+        with pytest.raises(CorruptEvent):
+            _ = [e async for e in store.read("b")]
+        with pytest.raises(CorruptEvent):
+            _ = [e async for e in store.feed()]
+        async with store.subscribe() as events:
+            with pytest.raises(CorruptEvent):
+                for _ in range(3):
+                    await anext(events)
+
+    run(tmp_path, body)
+
+
+def test_a_consumer_that_is_deleted_costs_nothing(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        async with store.subscribe() as events:
+            await store.append(event(1))
+            assert (await anext(events))[1].version == 1
+            waiting = asyncio.create_task(anext(events))
+            async with asyncio.timeout(10):
+                while not (consumers := (await client.jetstream().consumers_info("aether-shop"))):
+                    await asyncio.sleep(0)
+            await client.jetstream().delete_consumer("aether-shop", consumers[0].name)
+            await store.append(event(2))
+            async with asyncio.timeout(10):
+                assert (await waiting)[1].version == 2
+        async with asyncio.timeout(10):
+            while await client.jetstream().consumers_info("aether-shop"):
+                await asyncio.sleep(0)  # leaving drops the consumer
+
+    run(tmp_path, body)
+
+
+# --- Losing the server ---
+
+
+def test_appends_ride_through_a_restart(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        acknowledged: list[str] = []
+        delivered: list[str] = []
+        enough = asyncio.Event()
+
+        async def write(actor: str) -> None:
+            version = 1
+            while not enough.is_set():
+                new = event(version, actor)
+                await store.append(new)
+                acknowledged.append(new.id)
+                version += 1
+
+        async def follow() -> None:
+            async with store.subscribe() as events:
+                async for _, found in events:
+                    delivered.append(found.id)
+                    if found.type == "End":
+                        return
+
+        following = asyncio.create_task(follow())
+        writers = [asyncio.create_task(write(f"writer-{n}")) for n in range(8)]
+        for _ in range(3):
+            before = len(acknowledged)
+            server.kill()
+            await server.start()
+            async with asyncio.timeout(20):
+                while len(acknowledged) < before + 200:
+                    await asyncio.sleep(0)
+        enough.set()
+        await asyncio.gather(*writers)
+        await store.append(Event(type="End", actor_id="end", version=1))
+        async with asyncio.timeout(20):
+            await following
+        stored = [found.id async for _, found in store.feed()]
+        assert len(set(stored)) == len(stored)
+        assert set(acknowledged) <= set(stored)
+        assert delivered == stored
+
+    run(tmp_path, body, timeout=20.0)
+
+
+def test_a_paused_server_leaves_the_outcome_unknown_and_a_repeat_is_safe(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        await store.append(event(1))
+        new = event(2)
+        server.pause()
+        try:
+            with pytest.raises(OutcomeUnknown) as caught:
+                await store.append(new)
+        finally:
+            server.resume()
+        assert caught.value.event_ids == (new.id,)
+        await store.append(new)
+        assert [e.id async for e in store.read("a", after=1)] == [new.id]
+        with pytest.raises(VersionConflict):
+            await store.append(event(2))
+
+    run(tmp_path, body, timeout=0.5)
+
+
+def test_without_a_server_it_says_so_within_the_time_out(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        await store.append(event(1))
+        await client.close()
+        await server.stop()
+        with pytest.raises((Unavailable, OutcomeUnknown)):
+            await store.append(event(2))
+        with pytest.raises(Unavailable):
+            await store.version("a")
+        with pytest.raises(Unavailable):
+            _ = [e async for e in store.read("a")]
+
+    run(tmp_path, body, timeout=0.5)
+
+
+def test_cancelled_appends_are_whole_or_absent_and_the_store_goes_on(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        version = 0
+        for steps in range(40):
+            new = [event(version + 1), event(version + 2)]
+            task = asyncio.create_task(store.append(*new))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            appended = await store.append(*new)
+            assert appended.replayed in (True, False)
+            version += 2
+        assert [e.version async for e in store.read("a")] == list(range(1, version + 1))
+
+    run(tmp_path, body)
+
+
+# --- nats-py's traps ---
+
+
+def test_message_ids_are_not_used(tmp_path: Path) -> None:
+    """A message id counts for the whole stream: the same id on another actor's subject is acknowledged and lost."""
+
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        same = "the-same-id"
+        await store.append(Event(type="T", actor_id="a", version=1, id=same))
+        await store.append(Event(type="T", actor_id="b", version=1, id=same))
+        assert [e.actor_id async for _, e in store.feed()] == ["a", "b"]
+
+    run(tmp_path, body)
+
+
+def test_wildcards_are_names_like_others(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        for actor in ("*", ">", "a", "a.b", "a b"):
+            await store.append(event(1, actor))
+        for actor in ("*", ">", "a", "a.b", "a b"):
+            assert [e.actor_id async for e in store.read(actor)] == [actor]
+
+    run(tmp_path, body)
+
+
+def test_the_longest_name_does_not_cost_the_connection(tmp_path: Path) -> None:
+    """A subject of 4 KiB makes the server close the connection."""
+
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        actor = "🚀" * 255
+        await store.append(event(1, actor))
+        assert [e.version async for e in store.read(actor)] == [1]
+        assert store._driver._connection.generation == 0
+
+    run(tmp_path, body)
+
+
+def test_a_client_of_ones_own_stays_open(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        async with open_store_on(client, namespace="mine") as mine:
+            await mine.append(event(1))
+            assert [e.version async for e in mine.read("a")] == [1]
+        assert client.is_connected
+
+    run(tmp_path, body)
