@@ -54,9 +54,12 @@ async def raw(server: NatsServer) -> AsyncIterator[Client]:
 
 def run(directory: Path, body: Body, *, timeout: float = 5.0) -> None:
     async def main() -> None:
-        async with NatsServer(directory, sync_always=False) as server, raw(server) as client:
-            async with open_store(server.url, namespace="shop", timeout=timeout) as store:
-                await body(server, store, client)
+        async with (
+            NatsServer(directory, sync_always=False) as server,
+            raw(server) as client,
+            open_store(server.url, namespace="shop", timeout=timeout) as store,
+        ):
+            await body(server, store, client)
 
     asyncio.run(main())
 

@@ -191,12 +191,13 @@ class Election(Facade[LeaseRegister]):
         return self._observe(Observer(self._record(register, name, DEFAULT_TTL)), f"observation of {name!r}")
 
     async def _observe(self, observer: Observer, what: str) -> AsyncIterator[LeaderView | None]:
-        shown: tuple[str, int] | None = None
+        shown = ("", -1)
         async with observer:
             while True:
                 seen = observer.seen
-                if seen is not None and (seen.holder, seen.token) != shown:
-                    shown = seen.holder, seen.token
+                leader = shown if seen is None else (seen.holder, seen.token if seen.holder else 0)
+                if seen is not None and leader != shown:
+                    shown = leader
                     yield self._view(seen)
                 else:
                     async with self._wait(what, None):

@@ -188,13 +188,18 @@ class Observer:
         quiet = self._quiet()
         try:
             if quiet <= 0:
-                await self.read()
+                await self._catch_up()
             elif self._watch is None:
                 await self._clock.sleep(min(seconds, quiet, self._record.part(RETRY, 0.5)))
             else:
                 await self._listen(self._watch, min(seconds, quiet))
         except TRANSIENT:
             await self.pause()
+
+    async def _catch_up(self) -> None:
+        before, trusted = self.seen, self._read_at is not None
+        if await self.read() is not before and trusted:
+            await self._unfollow()  # the watch has missed it: begin a new one
 
     async def pause(self) -> None:
         """Wait a little before the next try."""
@@ -214,6 +219,11 @@ class Observer:
                 self._watch = await self._watching.enter_async_context(watch)
             self._read_at = None  # what changed before the watch began is read
 
+    async def _unfollow(self) -> None:
+        self._watch = None
+        with suppress(*TRANSIENT):
+            await self._watching.aclose()
+
     async def _listen(self, watch: Watch, seconds: float) -> None:
         try:
             async with self._clock.timeout(seconds):
@@ -221,8 +231,7 @@ class Observer:
         except TimeoutError:
             return
         except TRANSIENT:
-            self._watch = None
-            await self._watching.aclose()
+            await self._unfollow()
             raise
         # Watches lag: that the register has gone back is believed only when it is read.
         if entry.name == self._record.name and (self.seen is None or entry.revision >= self.seen.revision):

@@ -126,7 +126,7 @@ class Term:
 
     async def _keep(self) -> None:
         pause = self._record.part(RENEW, 0.1)
-        while await self._rest(pause):
+        while not self._ended and await self._rest(pause):
             try:
                 await self._renew()
             except CorruptLease as error:
@@ -173,9 +173,10 @@ class Term:
 
     def _adopt(self, revision: int, nonce: str) -> None:
         """What is stored is this write of ours. It counts from its sending, and only if it is known in time."""
-        self._revision = revision
         sent = self._sent[nonce]
-        self._sent = {nonce: sent}
+        if revision != self._revision:  # what else was sent expected the old one, and can no longer land
+            self._revision = revision
+            self._sent = {nonce: sent}
         if self.valid():
             self.deadline = sent + self._lease.ttl * (1 - _MARGIN)
             self._arm()
@@ -213,8 +214,9 @@ class Campaign:
     async def _step(self, observer: Observer) -> Term | None:
         # One snapshot: the token and the revision that are written below both come from it, whatever else arrives.
         seen = observer.seen
-        if seen is None or (wait := self._wait(seen)) > 0:
-            await observer.wait(self._record.ttl if seen is None else wait)
+        wait = self._record.ttl if seen is None else self._wait(seen)
+        if seen is None or wait > 0:
+            await observer.wait(wait)
             return None
         try:
             return await self._try(observer, seen)

@@ -23,7 +23,7 @@ class RegisterSpace:
 
     def __init__(self) -> None:
         self.registers: dict[str, Entry] = {}
-        self.register_watches: set[MemoryWatch] = set()
+        self.register_watches: list[MemoryWatch] = []
 
 
 class MemoryWatch:
@@ -80,8 +80,8 @@ class MemoryRegister:
     @asynccontextmanager
     async def watch(self, prefix: str) -> AsyncIterator[Watch]:
         watch = MemoryWatch(prefix)
-        self._space.register_watches.add(watch)
+        self._space.register_watches.append(watch)
         try:
             yield watch
         finally:
-            self._space.register_watches.discard(watch)
+            self._space.register_watches.remove(watch)

@@ -16,6 +16,7 @@ from aether.core.names import encode_token
 from aether.nats.commits import Commit, decode_commit
 from aether.nats.connection import ApiError, Connection, NoReply
 from aether.nats.streams import check_stream, create_stream, stream_name, update_stream
+from nats.aio.msg import Msg
 
 BATCH = 8000
 """Messages per read, if their bytes allow it: 161,000 a second against 139,000 with 1,000 (measured)."""
@@ -67,6 +68,10 @@ class EventLog:
 
     async def open(self) -> None:
         """Create the stream if need be, check that it can lose nothing, and read what it is."""
+        await self.patiently(self._open)
+
+    async def _open(self, seconds: float) -> None:
+        generation = self.connection.generation  # before asking: a reconnect meanwhile is looked at again
         config: dict[str, Any] = {
             "name": self.stream,
             "subjects": [self.subjects],
@@ -75,11 +80,11 @@ class EventLog:
         }
         if int(self.connection.server_info.get("api_lvl") or 0) >= _ATOMIC_BATCH_LEVEL:
             config["allow_atomic"] = True
-        found = await create_stream(self.connection, config, self._wanted_replicas, timeout=self.timeout)
+        found = await create_stream(self.connection, config, self._wanted_replicas, timeout=seconds)
         check_stream(found, config)
         if "allow_atomic" in config and not found.get("allow_atomic"):
             # Made by an older server that was upgraded since.
-            found = await update_stream(self.connection, {**found, "allow_atomic": True}, timeout=self.timeout)
+            found = await update_stream(self.connection, {**found, "allow_atomic": True}, timeout=seconds)
         identity = _identity(found)
         if identity is None:
             raise BackendUnusable(f"stream {self.stream!r} was not made by Aether; choose another namespace")
@@ -88,7 +93,7 @@ class EventLog:
         self.identity = identity
         self.replicas = found.get("num_replicas", 1)
         self.atomic = found.get("allow_atomic", False)
-        self._generation = self.connection.generation
+        self._generation = generation
 
     async def ready(self) -> None:
         """After a reconnect, make sure that it is the same stream on the other side."""
@@ -214,18 +219,25 @@ class Batch:
             raise self._log.unreadable(f"no answer within {self._log.attempt:g} s") from None
         return self._bodies, last if self._bodies else 0
 
-    def _take(self, message: Any) -> None:
+    def _take(self, message: Msg) -> None:
         headers = message.headers
         if headers is None:
             self._bodies.append(message.data)
-        elif not self._end.done():
-            status = headers.get("Status")
-            if status == "204":
-                self._end.set_result(int(headers["Nats-Last-Sequence"]))
-            elif status == "404":
-                self._end.set_result(0)
-            else:
-                self._fail(_status(headers))
+            return
+        if self._end.done():
+            return
+        status = headers.get("Status")
+        if status is None:
+            # A server that knows no `no_hdr` (2.11); or no batches either (2.10), which answers with one message.
+            self._bodies.append(message.data)
+            if "Nats-Num-Pending" not in headers:
+                self._end.set_result(int(headers["Nats-Sequence"]))
+        elif status == "204":
+            self._end.set_result(int(headers["Nats-Last-Sequence"]))
+        elif status == "404":
+            self._end.set_result(0)
+        else:
+            self._fail(_status(headers))
 
     def _fail(self, reason: str) -> None:
         if not self._end.done():
