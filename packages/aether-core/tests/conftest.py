@@ -80,7 +80,7 @@ class Link:
         self.random = random
         self.delay = (0.001, 0.001)  # seconds, there and back; drawn up to twice as long
         self.cut = False  # nothing arrives, nowhere
-        self.dead = False  # the machine has crashed
+        self.dead = False  # the machine has crashed: it sends no more, but what it sent is still on the way
         self.deaf = False  # watches are silent, as if all were well
         self.lossy = 0.0  # the share of messages that get lost
         self.fates: deque[str | float] = deque()
@@ -90,7 +90,7 @@ class Link:
         """Called when a write arrives at the register."""
 
     def loses(self) -> bool:
-        return self.cut or self.dead or self.random.random() < self.lossy
+        return self.cut or self.random.random() < self.lossy
 
     def draw(self, seconds: float) -> float:
         slow = 50.0 if self.random.random() < self.lossy else 1.0
