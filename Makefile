@@ -1,0 +1,61 @@
+# Everything runs from a fresh checkout: no Docker, no root, no server and no uv are needed beforehand.
+
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+	&& { command -v "$$python"; break; }; done)
+BIN := .venv/bin
+SET_UP := .venv/.set-up
+SOURCES := packages/*/src conformance/src
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types conformance bench fmt wheels requirements clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(SET_UP)  ## make .venv with everything that development needs
+
+$(SET_UP): requirements-dev.txt scripts/set_up.py conformance/pyproject.toml $(wildcard packages/*/pyproject.toml)
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and was not found;" \
+		"install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) scripts/set_up.py
+	@touch $@
+
+demo: setup  ## watch event sourcing on a real NATS server, about 10 seconds
+	@$(BIN)/python examples/demo.py
+
+test: lint types  ## everything that must pass: lints, types, unit tests, conformance, README, wheels
+	$(BIN)/pytest
+
+lint: setup  ## ruff, and the rules that ruff does not know
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python scripts/lint_namespace.py
+	$(BIN)/python scripts/lint_tests.py
+	$(BIN)/python scripts/lint_hosts.py
+
+types: setup  ## mypy and basedpyright, both strict
+	$(BIN)/mypy $(SOURCES) examples scripts
+	$(BIN)/basedpyright
+
+conformance: setup  ## the conformance suite against every backend of this repository
+	$(BIN)/pytest conformance/tests
+
+bench: setup  ## measure against raw NATS and a peer; prints a table and writes JSON
+	$(BIN)/python bench/run.py
+
+fmt: setup  ## format the code, and repair what ruff can repair
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+wheels: setup  ## build the wheels into dist/
+	rm -rf dist
+	PATH="$(CURDIR)/.tools/bin:$$PATH" uv build --quiet --all-packages --wheel --out-dir dist
+	$(BIN)/python scripts/lint_namespace.py dist/*.whl
+
+requirements:  ## pin the newest versions of what others wrote, with hashes
+	$(PYTHON) scripts/set_up.py --pin
+
+clean:  ## remove everything that was made, .venv and .tools too
+	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist bench/results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
