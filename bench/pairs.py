@@ -73,10 +73,7 @@ async def compare(
 
 def line(row: Row) -> str:
     """A row of the table."""
-    if row.bar is None:
-        bar = ""
-    else:
-        bar = f"{'<=' if row.at_most else '>='} {row.bar:g} {'ok' if row.reached else 'MISSED'}"
+    bar = "" if row.bar is None else f"{'<=' if row.at_most else '>='} {row.bar:g} {'ok' if row.reached else 'MISSED'}"
     ours, theirs = statistics.median(row.ours), statistics.median(row.theirs)
     spread = f"{min(row.ratios):.2f} to {max(row.ratios):.2f}"
     return f"{row.work:<42} {row.against:<34} {ours:>11,.1f} {theirs:>11,.1f} {row.ratio:>6.2f} ({spread}) {bar}"
