@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,7 +28,7 @@ from aether.core import (
     VersionConflict,
     open_store,
 )
-from aether.nats import NatsServer
+from aether.nats import NatsCluster, NatsServer
 from aether.nats import open_store as open_store_on
 
 Body = Callable[[NatsServer, EventStore, Client], Awaitable[None]]
@@ -166,7 +168,38 @@ def test_durability_is_not_assumed(tmp_path: Path) -> None:
     run(tmp_path / "server", body)
 
 
+@pytest.mark.parametrize(("sync", "durability"), [("always", Durability.HOST), ("1m", Durability.PROCESS)])
+def test_durability_is_read_from_the_monitoring_port(tmp_path: Path, sync: str, durability: Durability) -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        async with NatsServer(tmp_path, sync_always=sync == "always", config=f"http: 127.0.0.1:{port}") as server:
+            monitor = f"http://127.0.0.1:{port}"
+            async with open_store(server.url, namespace="shop", monitor=monitor) as store:
+                assert store.durability is durability
+            async with open_store(server.url, namespace="shop", monitor="http://127.0.0.1:1") as store:
+                assert store.durability is Durability.PROCESS
+
+    asyncio.run(main())
+
+
+def test_durability_of_three_servers(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with NatsCluster(tmp_path, config="http: 127.0.0.1:-1") as cluster:
+            logs = [server.log.read_text() for server in cluster.servers]
+            ports = [re.search(r"http monitor on 127\.0\.0\.1:(\d+)", log)[1] for log in logs]
+            urls = [f"http://127.0.0.1:{port}" for port in ports]
+            async with open_store(cluster.url, namespace="shop", monitor=",".join(urls)) as store:
+                assert store.durability is Durability.QUORUM
+            async with open_store(cluster.url, namespace="shop", monitor=urls[0]) as store:
+                assert store.durability is Durability.PROCESS
+
+    asyncio.run(main())
+
+
 def test_bad_options_are_refused() -> None:
+    with pytest.raises(InvalidURL, match="monitor="):
+        open_store("nats://localhost", monitor="localhost:8222")
     for options in ({"replicas": "many"}, {"replicas": "0"}, {"replicas": 6}):
         with pytest.raises(InvalidURL, match="replicas"):
             open_store("nats://localhost", **options)

@@ -10,6 +10,8 @@ from aether.core.url import BackendURL
 
 OPTIONS = (
     "creds",
+    "inbox_prefix",
+    "monitor",
     "name",
     "nkey",
     "password",

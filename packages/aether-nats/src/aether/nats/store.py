@@ -1,11 +1,12 @@
 """The store on NATS JetStream: the reference.
 
 **URL** `nats://[user[:password]@]host[:4222][,host…]`, `nats+tls://…`, or `nats+embedded:///directory` for a server of
-one's own. Options: `replicas` and those of the connection.
+one's own. Options: `replicas`, `monitor`, and those of the connection.
 
 **Guarantees** Every rule of the suite, on one server and on clusters. MULTI_ACTOR when the server has atomic batches
-(2.12 and later). Durability is `HOST` on the embedded server, which syncs every commit, and otherwise `PROCESS`:
-JetStream syncs every two minutes unless it is told `sync_interval: always`, and does not tell clients which it is.
+(2.12 and later). Durability is `HOST` on the embedded server, which syncs every commit. Other servers sync every two
+minutes unless they are told `sync_interval: always`, and do not tell clients which it is: it is `PROCESS`, or what
+their monitoring ports say, if the option `monitor=http://host:8222[,…]` names those of all servers of the stream.
 
 **Limits** A commit of one call has to fit into one message of the server (`max_payload`, 1 MiB by default).
 Servers below 2.11 are read one commit per round trip; below 2.12 with headers, at half the speed.
@@ -32,6 +33,7 @@ from aether.core.spi import Page, Slot, Stored, Tail, Write
 from aether.core.url import BackendURL
 from aether.nats.commits import INDEX_BITS, Commit, encode_commit
 from aether.nats.connection import Connection, open_connection
+from aether.nats.durability import monitors_of, read_durability
 from aether.nats.log import EventLog, Refused
 from aether.nats.options import replicas_of
 from aether.nats.reader import Reader
@@ -55,6 +57,7 @@ class JetStreamStore:
         self._namespace = scope.namespace
         self._timeout = scope.timeout
         self._replicas = replicas_of(url)
+        self._monitors = monitors_of(url)
         self._stack = AsyncExitStack()
         self._tips: dict[str, tuple[int, int]] = {}
         """The latest known (version, sequence) of actors. Versions never shrink, so a stale one can only be refused."""
@@ -76,6 +79,9 @@ class JetStreamStore:
             connection = await stack.enter_async_context(self._opening())
             self._log = EventLog(connection, self._namespace, timeout=self._timeout, replicas=self._replicas)
             await self._log.open()
+            self._durability = await read_durability(
+                connection, self._log.stream, self._monitors, timeout=self._timeout
+            )
             # Its stream is made with the first snapshot or checkpoint: opening a store costs one round trip.
             self._state = State(connection, self._namespace, timeout=self._timeout, replicas=self._replicas)
             self._reader = Reader(self._log)
@@ -101,7 +107,7 @@ class JetStreamStore:
 
     @property
     def durability(self) -> Durability:
-        return Durability.HOST if self._connection.synced else Durability.PROCESS
+        return self._durability
 
     @property
     def identity(self) -> str:
