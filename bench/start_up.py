@@ -17,10 +17,23 @@ def _seconds(code: str) -> float:
 
 def run(rounds: int) -> list[Row]:
     """Milliseconds above bare Python."""
-    row = Row("import aether.core, ms above bare Python", "", 60.0, "ms", at_most=True)
-    _seconds("import aether.core")
+    rows = [
+        _row("import aether.core", "bare Python, ms more", "import aether.core", "pass", 60.0, rounds),
+        _row("… import Event, open_store", "bare Python, ms more", _USE, "pass", None, rounds),
+        _row("… import Event, open_store", "asyncio, msgspec, ms more", _USE, "import asyncio, msgspec", None, rounds),
+    ]
+    for row in rows:
+        print(line(row), flush=True)
+    return rows
+
+
+_USE = "from aether.core import Event, open_store"
+
+
+def _row(work: str, against: str, ours: str, theirs: str, bar: float | None, rounds: int) -> Row:
+    row = Row(work, against, bar, "ms", at_most=True)
+    _seconds(ours)
     for _ in range(max(rounds, 9)):
-        row.ours.append(1000 * (_seconds("import aether.core") - _seconds("pass")))
+        row.ours.append(1000 * (_seconds(ours) - _seconds(theirs)))
         row.theirs.append(1.0)
-    print(line(row), flush=True)
-    return [row]
+    return row

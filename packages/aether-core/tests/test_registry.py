@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from aether.core import BackendConflict, BackendNotFound, BackendUnusable, Feature, FeatureMissing, open_bus, open_store
+import aether.core
+from aether.core import (
+    START,
+    BackendConflict,
+    BackendNotFound,
+    BackendUnusable,
+    Feature,
+    FeatureMissing,
+    open_bus,
+    open_store,
+)
 from aether.core import registry as registry_module
 from aether.core.hookspecs import GROUP, hookimpl
 from aether.core.registry import Registry
@@ -153,9 +163,17 @@ def test_required_features_are_refused_before_connecting() -> None:
         open_store("memory://", require={Feature.CALLER_TRANSACTION})
 
 
+def test_every_public_name_is_there() -> None:
+    for name in aether.core.__all__:
+        assert getattr(aether.core, name).__name__ == name if name != "START" else aether.core.START == START
+    assert sorted(aether.core.__all__) == sorted(aether.core._HOMES) == sorted(dir(aether.core))
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        aether.core.nonsense  # noqa: B018
+
+
 def test_importing_the_core_imports_no_client_library() -> None:
     code = (
-        "import sys, aether.core; aether.core.open_store('memory://');"
+        "import sys, aether.core; assert not {'asyncio', 'msgspec', 'pluggy'} & set(sys.modules); aether.core.open_store('memory://');"
         "bad = {'nats', 'sqlalchemy', 'redis', 'pytest', 'hypothesis'} & set(sys.modules);"
         "assert not bad, bad"
     )

@@ -347,7 +347,7 @@ async def stalled(server: NatsServer, connection: Connection, until) -> asyncio.
     server.pause()
     task = asyncio.create_task(publish())
     writer = connection.client._transport._io_writer.transport
-    await until(lambda: writer.get_write_buffer_size() > 0 and connection.client.pending_data_size > 0)
+    await until(lambda: writer.get_write_buffer_size() > writer.get_write_buffer_limits()[1])
     return task
 
 
@@ -357,6 +357,7 @@ async def test_publishing_waits_for_a_server_that_does_not_read(connect, server,
         with pytest.raises(Unavailable, match="takes no data"):
             await task
         server.resume()
+        await connection.wait_connected(20)
         await until(lambda: connection.client.pending_data_size == 0)
 
 

@@ -3,6 +3,9 @@
 Backend authors read `aether.core.spi` and `aether.core.hookspecs`.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 import aether
 
 if getattr(aether, "__file__", None) is not None:
@@ -12,38 +15,98 @@ if getattr(aether, "__file__", None) is not None:
     )
 del aether
 
-from aether.core.bus import BusSubscription, EventBus
-from aether.core.election import Election, LeaderView, Term
-from aether.core.errors import (
-    AetherError,
-    BackendConflict,
-    BackendNotFound,
-    BackendUnusable,
-    Closed,
-    CommitTooLarge,
-    CorruptEvent,
-    FeatureMissing,
-    InvalidEvent,
-    InvalidName,
-    InvalidSnapshot,
-    InvalidURL,
-    LeadershipLost,
-    NoResponders,
-    OutcomeUnknown,
-    PayloadTooLarge,
-    SlowConsumer,
-    StaleRead,
-    StaleToken,
-    StoreIdentityChanged,
-    TimedOut,
-    Unavailable,
-    VersionConflict,
-)
-from aether.core.event import START, Appended, Event, Position, Snapshot, new_id
-from aether.core.features import Durability, Feature, Limits
-from aether.core.opening import Connection, connect, open_bus, open_election, open_store
-from aether.core.store import EventStore
-from aether.core.subscription import Subscription
+if TYPE_CHECKING:
+    from aether.core.bus import BusSubscription as BusSubscription
+    from aether.core.bus import EventBus as EventBus
+    from aether.core.election import Election as Election
+    from aether.core.election import LeaderView as LeaderView
+    from aether.core.election import Term as Term
+    from aether.core.errors import AetherError as AetherError
+    from aether.core.errors import BackendConflict as BackendConflict
+    from aether.core.errors import BackendNotFound as BackendNotFound
+    from aether.core.errors import BackendUnusable as BackendUnusable
+    from aether.core.errors import Closed as Closed
+    from aether.core.errors import CommitTooLarge as CommitTooLarge
+    from aether.core.errors import CorruptEvent as CorruptEvent
+    from aether.core.errors import FeatureMissing as FeatureMissing
+    from aether.core.errors import InvalidEvent as InvalidEvent
+    from aether.core.errors import InvalidName as InvalidName
+    from aether.core.errors import InvalidSnapshot as InvalidSnapshot
+    from aether.core.errors import InvalidURL as InvalidURL
+    from aether.core.errors import LeadershipLost as LeadershipLost
+    from aether.core.errors import NoResponders as NoResponders
+    from aether.core.errors import OutcomeUnknown as OutcomeUnknown
+    from aether.core.errors import PayloadTooLarge as PayloadTooLarge
+    from aether.core.errors import SlowConsumer as SlowConsumer
+    from aether.core.errors import StaleRead as StaleRead
+    from aether.core.errors import StaleToken as StaleToken
+    from aether.core.errors import StoreIdentityChanged as StoreIdentityChanged
+    from aether.core.errors import TimedOut as TimedOut
+    from aether.core.errors import Unavailable as Unavailable
+    from aether.core.errors import VersionConflict as VersionConflict
+    from aether.core.event import START as START
+    from aether.core.event import Appended as Appended
+    from aether.core.event import Event as Event
+    from aether.core.event import Position as Position
+    from aether.core.event import Snapshot as Snapshot
+    from aether.core.event import new_id as new_id
+    from aether.core.features import Durability as Durability
+    from aether.core.features import Feature as Feature
+    from aether.core.features import Limits as Limits
+    from aether.core.opening import Connection as Connection
+    from aether.core.opening import connect as connect
+    from aether.core.opening import open_bus as open_bus
+    from aether.core.opening import open_election as open_election
+    from aether.core.opening import open_store as open_store
+    from aether.core.store import EventStore as EventStore
+    from aether.core.subscription import Subscription as Subscription
+
+_HOMES = {
+    "AetherError": "errors",
+    "Appended": "event",
+    "BackendConflict": "errors",
+    "BackendNotFound": "errors",
+    "BackendUnusable": "errors",
+    "BusSubscription": "bus",
+    "Closed": "errors",
+    "CommitTooLarge": "errors",
+    "Connection": "opening",
+    "CorruptEvent": "errors",
+    "Durability": "features",
+    "Election": "election",
+    "Event": "event",
+    "EventBus": "bus",
+    "EventStore": "store",
+    "Feature": "features",
+    "FeatureMissing": "errors",
+    "InvalidEvent": "errors",
+    "InvalidName": "errors",
+    "InvalidSnapshot": "errors",
+    "InvalidURL": "errors",
+    "LeaderView": "election",
+    "LeadershipLost": "errors",
+    "Limits": "features",
+    "NoResponders": "errors",
+    "OutcomeUnknown": "errors",
+    "PayloadTooLarge": "errors",
+    "Position": "event",
+    "START": "event",
+    "SlowConsumer": "errors",
+    "Snapshot": "event",
+    "StaleRead": "errors",
+    "StaleToken": "errors",
+    "StoreIdentityChanged": "errors",
+    "Subscription": "subscription",
+    "Term": "election",
+    "TimedOut": "errors",
+    "Unavailable": "errors",
+    "VersionConflict": "errors",
+    "connect": "opening",
+    "new_id": "event",
+    "open_bus": "opening",
+    "open_election": "opening",
+    "open_store": "opening",
+}
 
 __all__ = [
     "START",
@@ -91,3 +154,16 @@ __all__ = [
     "open_election",
     "open_store",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, because asyncio and msgspec alone take longer to import than a command line may take to say hello.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found  # asked once
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from math import isfinite
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -24,25 +23,24 @@ _encoder = msgspec.json.Encoder()
 _event_decoder = msgspec.json.Decoder(Event)
 
 
-def _comes_back(value: object, depth: int = MAX_DEPTH) -> bool:
+def _comes_back(value: Any, depth: int = MAX_DEPTH) -> bool:
     """Whether decoding the encoded `value` gives back an equal value of equal types.
 
     True for exactly the types that JSON has. Decoding and comparing would cost twice as much and find less: an enum
     member or a named tuple equals what it would come back as. That the two agree is tested with random values.
     """
-    items: Iterable[object]
-    if type(value) is dict:
-        items = value.values()
+    kind = type(value)
+    if kind is dict:
         for key in value:
             if type(key) is not str:
                 return False
-    elif type(value) is list:
-        items = value
-    else:
+        value = value.values()
+    elif kind is not list:
         return False
-    for item in items:
-        if type(item) not in _UNCHANGED:
-            if type(item) is float:
+    for item in value:
+        kind = type(item)
+        if kind not in _UNCHANGED:
+            if kind is float:
                 if not isfinite(item):
                     return False
             elif depth == 1 or not _comes_back(item, depth - 1):

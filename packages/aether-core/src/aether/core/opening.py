@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from aether.core.bus import EventBus
 from aether.core.election import Election
 from aether.core.errors import FeatureMissing
 from aether.core.features import Durability, Feature
 from aether.core.names import check_namespace
-from aether.core.registry import Registry, default_registry
 from aether.core.scope import DEFAULT_TIMEOUT, Scope
 from aether.core.store import EventStore
 from aether.core.url import BackendURL
+
+if TYPE_CHECKING:
+    from aether.core.registry import Registry
 
 
 class _Opening:
@@ -30,6 +32,9 @@ class _Opening:
         registry: Registry | None,
         options: dict[str, Any],
     ) -> None:
+        # Imported here, because pluggy and importlib.metadata take as long to import as all the rest.
+        from aether.core.registry import default_registry
+
         self.registry = registry or default_registry()
         self.url = BackendURL(url, options)
         self.require = frozenset(require)

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import msgspec
 import pluggy
@@ -159,7 +159,8 @@ class Registry:
         driver = self._call(hook, url.scheme, url=url, scope=scope)
         if driver is None:
             raise BackendUnusable(f"{backend.source} has no {kind}; choose another backend for it")
-        missing = sorted(name for name in _members(protocol) if not hasattr(cast(type, type(driver)), name))
+        driver_type: Any = type(driver)
+        missing = sorted(name for name in _members(protocol) if not hasattr(driver_type, name))
         if missing:
             raise BackendUnusable(f"{backend.source}: its {kind} driver lacks {', '.join(missing)}; ask its author")
         return driver

@@ -102,8 +102,13 @@ def cancellation_kept() -> Iterator[None]:
 
 
 def abort(client: NatsClient) -> None:
-    """Drop the socket, whatever is still to be written: an orderly close waits for a server that may never read."""
-    writer = getattr(client._transport, "_io_writer", None)
+    """Drop the socket, whatever is still to be written.
+
+    An orderly close waits for a server that may never read, and after a failed TLS handshake for a call that never
+    comes.
+    """
+    transport, client._transport = client._transport, None  # noqa: SLF001
+    writer = getattr(transport, "_io_writer", None)
     if writer is not None:
         writer.transport.abort()
 

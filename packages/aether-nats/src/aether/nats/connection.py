@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -18,7 +18,7 @@ from contextlib import (
     suppress,
 )
 from itertools import count
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import nats.errors
 from aether.core.errors import Closed, PayloadTooLarge, Unavailable
@@ -36,6 +36,8 @@ _CLOSE_SECONDS = 1.0
 _WATCH_SECONDS = 0.1  # how often a client that is not ours is looked at
 _HIGH_WATER = 1 << 20  # bytes that may wait for the socket before publishers wait
 _DRAIN_SECONDS = 0.001
+Result = TypeVar("Result")
+
 _ECHO = ""  # the subject of a message to oneself
 
 
@@ -112,13 +114,14 @@ class Connection:
                 self._connected.set()
                 self._inbox = self.client.new_inbox() + "."
                 self._subscription = await self._listen(self._inbox + "*", self._route)
-        except TimeoutError:
+        except BaseException as error:
+            if self._options is not None:
+                abort(self.client)
             await self.close()
+            if not isinstance(error, TimeoutError):
+                raise
             reason = f"no server answers within {self._timeout:g} s"
             raise Unavailable(self._what, reason=reason, hint=START_HINT) from None
-        except BaseException:
-            await self.close()
-            raise
 
     async def close(self) -> None:
         """Release everything; requests that wait end with `NoReply`. May be called twice, also without a server."""
@@ -143,7 +146,8 @@ class Connection:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])
         if self._subscription is not None:
-            await self._unlisten(self._subscription)
+            with suppress(Unavailable):
+                await self._unlisten(self._subscription)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -255,8 +259,7 @@ class Connection:
         if self.client.pending_data_size > _HIGH_WATER:
             await self._drained()
         try:
-            with cancellation_kept():
-                await self.client.publish(subject, payload, reply, dict(headers) if headers else None)
+            await self._hand_over(self.client.publish(subject, payload, reply, dict(headers) if headers else None))
         except nats.errors.MaxPayloadError as error:
             raise PayloadTooLarge("the message", size=len(payload), limit=self.max_payload) from error
         except nats.errors.Error as error:
@@ -348,14 +351,25 @@ class Connection:
 
     async def _listen(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
         try:
-            with cancellation_kept():
-                return await self.client.subscribe(subject, queue, future=as_future(handler))
+            subscribing = self.client.subscribe(subject, queue, future=as_future(handler))
+            return await self._hand_over(subscribing)
         except nats.errors.Error as error:
             raise self._unavailable(plain(error)) from error
 
     async def _unlisten(self, subscription: Subscription) -> None:
         with suppress(nats.errors.Error):  # closed: the server has forgotten it
-            await subscription.unsubscribe()
+            await self._hand_over(subscription.unsubscribe())
+
+    async def _hand_over(self, command: Coroutine[Any, Any, Result]) -> Result:
+        """Give the client a command. Ours takes it without suspending; another may wait for its buffer, for ever."""
+        if self._options is not None:
+            return await command
+        try:
+            async with asyncio.timeout(self._timeout):
+                with cancellation_kept():
+                    return await command
+        except TimeoutError:
+            raise self._unavailable(f"the server takes no data, for {self._timeout:g} s now") from None
 
     async def _drained(self) -> None:
         """Wait until the client has written what it was given: its `publish` takes messages without end."""
