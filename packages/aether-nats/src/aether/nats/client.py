@@ -107,7 +107,7 @@ def abort(client: NatsClient) -> None:
     An orderly close waits for a server that may never read, and after a failed TLS handshake for a call that never
     comes.
     """
-    transport, client._transport = client._transport, None  # noqa: SLF001
+    transport, client._transport = client._transport, None
     writer = getattr(transport, "_io_writer", None)
     if writer is not None:
         writer.transport.abort()

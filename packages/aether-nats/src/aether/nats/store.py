@@ -162,23 +162,24 @@ class JetStreamStore:
         return latest.last, latest.sequence
 
     async def _publish(self, writes: Sequence[Write], tips: Sequence[int]) -> int:
-        if len(writes) == 1:
-            write, tip = writes[0], tips[0]
-            body = encode_commit(write, previous=tip)
-            return await self._log.publish(
-                self._log.subject(write.actor_id), body, {_EXPECTED: str(tip)}, _what(writes)
-            )
-        batch = new_id()
+        """Send the commit and return the sequence of its last message."""
         size = len(writes)
+        batch = new_id()
+        sequence = 0
         for number, (write, tip) in enumerate(zip(writes, tips, strict=True), start=1):
-            body = encode_commit(write, previous=tip, part=(number - 1, size))
-            headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number), _EXPECTED: str(tip)}
             subject = self._log.subject(write.actor_id)
+            headers = {_EXPECTED: str(tip)}
+            if size == 1:
+                return await self._log.publish(subject, encode_commit(write, previous=tip), headers, _what(writes))
+            headers |= {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+            body = encode_commit(write, previous=tip, part=(number - 1, size))
             if number < size:
                 # Without a reply subject: an error of the batch comes with the answer to its last message.
                 await self._connection.publish(subject, body, headers=headers)
-        headers["Nats-Batch-Commit"] = "1"
-        return await self._log.publish(subject, body, headers, _what(writes))
+            else:
+                headers["Nats-Batch-Commit"] = "1"
+                sequence = await self._log.publish(subject, body, headers, _what(writes))
+        return sequence
 
     def _remember(self, actor_id: str, version: int, sequence: int) -> None:
         tips = self._tips
