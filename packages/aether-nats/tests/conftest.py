@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
@@ -56,12 +56,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsCluster]:
     asyncio.run(cluster.stop())
 
 
-class Connect(Protocol):
-    def __call__(self, url: str, *, timeout: float = 20.0, **options: Any) -> AbstractAsyncContextManager[Connection]: ...
-
-
 @pytest.fixture
-def connect() -> Connect:
+def connect() -> Callable[..., AbstractAsyncContextManager[Connection]]:
     """Open a connection to a URL."""
 
     def connect(url: str, *, timeout: float = 20.0, **options: Any) -> AbstractAsyncContextManager[Connection]:

@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 import nats
@@ -128,7 +129,8 @@ async def test_tls(tmp_path, connect, certificates):
 
 
 async def test_tls_with_a_certificate_of_the_client(tmp_path, connect, certificates):
-    async with with_users(tmp_path, tls_config(certificates, f', ca_file: "{certificates.ca}", verify: true')) as server:
+    config = tls_config(certificates, f', ca_file: "{certificates.ca}", verify: true')
+    async with with_users(tmp_path, config) as server:
         url = f"nats+tls://localhost:{server.port}"
         mine = {"tls_ca": certificates.ca, "tls_cert": certificates.certificate, "tls_key": certificates.key}
         async with connect(url, **mine) as connection:
@@ -392,11 +394,8 @@ async def test_a_cancellation_is_kept(server, until):
 
 async def test_a_swallowed_cancellation_is_raised_again():
     async def swallow() -> None:
-        with cancellation_kept():
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                pass
+        with cancellation_kept(), suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
 
     task = asyncio.create_task(swallow())
     await asyncio.sleep(0)

@@ -44,6 +44,7 @@ class MemoryBus:
         """Nothing to do."""
 
     async def publish(self, message: Message, *, count: bool = False) -> int | None:
+        await self._space.turns.take()
         return self._space.publish(message, _matches)
 
     @asynccontextmanager

@@ -22,6 +22,25 @@ class Subscriber:
         """How many messages of its queue it has been given: the next goes to the one with the fewest."""
 
 
+class Turns:
+    """Lets other tasks run now and then.
+
+    Nothing in memory ever has to wait, so a task that appends in a loop would keep all others from running.
+    """
+
+    EVERY = 64
+
+    def __init__(self) -> None:
+        self._left = self.EVERY
+
+    async def take(self) -> None:
+        """Give up the turn, once in `EVERY` calls."""
+        self._left -= 1
+        if self._left == 0:
+            self._left = self.EVERY
+            await asyncio.sleep(0)
+
+
 class NamespaceSpace:
     """The data of one namespace: plain dictionaries and lists."""
 
@@ -33,6 +52,7 @@ class NamespaceSpace:
         self.revisions = 0
         self.tails: set[asyncio.Event] = set()
         self.registers = RegisterSpace()
+        self.turns = Turns()
 
 
 class Space:
@@ -41,6 +61,7 @@ class Space:
     def __init__(self) -> None:
         self.namespaces: dict[str, NamespaceSpace] = {}
         self.subscribers: list[Subscriber] = []
+        self.turns = Turns()
 
     def namespace(self, name: str) -> NamespaceSpace:
         """The namespace's data, empty at first."""

@@ -55,6 +55,7 @@ class MemoryStore:
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
         space = self._space
+        await space.turns.take()
         for write in writes:
             current = len(space.actors.get(write.actor_id, ()))
             if current != write.expected:
@@ -70,6 +71,7 @@ class MemoryStore:
         return len(space.feed)
 
     async def read(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
+        await self._space.turns.take()
         history = self._space.actors.get(actor_id, [])
         end = len(history) if upto is None else min(upto, len(history))
         size = _PAGE if limit is None else min(limit, _PAGE)
@@ -80,6 +82,7 @@ class MemoryStore:
         return Page(history[after:stop], more=stop < end)
 
     async def version(self, actor_id: str) -> int:
+        await self._space.turns.take()
         return len(self._space.actors.get(actor_id, ()))
 
     async def head(self) -> Stored | None:
@@ -123,6 +126,7 @@ class _MemoryTail:
         while len(self._space.feed) <= self._after:
             self.changed.clear()
             await self.changed.wait()
+        await self._space.turns.take()
         page = self._space.feed[self._after : self._after + limit]
         self._after += len(page)
         return page

@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import nats.errors
@@ -110,7 +110,8 @@ def abort(client: NatsClient) -> None:
     transport, client._transport = client._transport, None
     writer = getattr(transport, "_io_writer", None)
     if writer is not None:
-        writer.transport.abort()
+        with suppress(AttributeError):  # from asyncio, when the last write has closed the transport meanwhile
+            writer.transport.abort()
 
 
 async def connect(

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from aether.core.errors import Unavailable
 from aether.core.url import BackendURL
 from aether.nats.server import NatsServer, in_thread
 
+_LOCK_SECONDS = 10.0  # longer than a server may take to stop
+_POLL_SECONDS = 0.005
 _OPTIONS = ("inbox_prefix", "name", "replicas")
 
 
@@ -68,24 +71,24 @@ class _Embedded:
 
     def _take_lock(self) -> int:
         lock = os.open(self._directory / "aether.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + _LOCK_SECONDS
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(lock, 1000, 0)
-            os.close(lock)
-            raise self._in_use(owner) from None
+            while not _locked(lock):
+                owner = _owner(lock)
+                # Behind a process that is gone the server takes a moment to stop: wait, do not complain.
+                if (owner and _alive(owner["pid"])) or time.monotonic() > deadline:
+                    raise self._in_use(owner)
+                time.sleep(_POLL_SECONDS)
+            os.ftruncate(lock, 0)
         except BaseException:
             os.close(lock)
             raise
-        os.ftruncate(lock, 0)
         return lock
 
-    def _in_use(self, content: bytes) -> Unavailable:
-        try:
-            owner = json.loads(content)
+    def _in_use(self, owner: dict[str, Any]) -> Unavailable:
+        who = "another process, whose server is starting or stopping"
+        if owner:
             who = f"process {owner['pid']}, whose server listens at {owner['url']}"
-        except (ValueError, KeyError, TypeError):
-            who = "another process, whose server is starting or stopping"
         return Unavailable(
             f"embedded server in {self._directory}",
             reason=f"the directory is used by {who}",
@@ -105,6 +108,33 @@ class _Embedded:
         with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123  (a descriptor, not a path)
             file.write(token)
         return token
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _owner(lock: int) -> dict[str, Any]:
+    """The process that holds the lock and the URL of its server; empty while it has not said so."""
+    try:
+        owner = json.loads(os.pread(lock, 1000, 0))
+        return {"pid": int(owner["pid"]), "url": str(owner["url"])}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
 
 
 _servers: dict[Path, _Embedded] = {}
