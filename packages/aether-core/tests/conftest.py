@@ -27,7 +27,8 @@ class _Selector(selectors.SelectSelector):
         ready = super().select(0)
         if not ready:
             assert timeout is not None, "everything waits for something that will never happen"
-            self.loop.advance(timeout)
+            # Each turn of the loop takes a nanosecond, or rounding could leave a timer for ever before its time.
+            self.loop.advance(max(timeout, 1e-9))
         return ready
 
 
@@ -88,6 +89,9 @@ class Link:
 
         self.arrived: Callable[[bytes], None] = lambda value: None
         """Called when a write arrives at the register."""
+
+        self.answering: Callable[[], None] = lambda: None
+        """Called when an answer arrives at the machine."""
 
     def loses(self) -> bool:
         return self.cut or self.random.random() < self.lossy
@@ -158,6 +162,7 @@ class FaultyRegister:
         def deliver(result: Any, error: Exception | None) -> None:
             if answer.done() or self.link.cut:
                 return
+            self.link.answering()
             if error is None:
                 answer.set_result(result)
             else:

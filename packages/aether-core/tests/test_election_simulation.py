@@ -5,6 +5,7 @@ A failure names its seed; the same seed gives the same run, to the last message.
 
 import asyncio
 import contextlib
+from itertools import pairwise
 from random import Random
 from typing import Any, NamedTuple
 
@@ -75,6 +76,8 @@ class Simulation:
     # --- The nemesis ---
 
     def _strike(self, fault: str) -> None:
+        if not self.machines:
+            return
         machine = self.random.choice(self.machines)
         victims = self.machines if fault == "outage" else [machine]
         if fault == "crash":
@@ -115,7 +118,7 @@ class Simulation:
 
 
 FAULTS = ("cut", "crash", "deaf", "outage", "late", "unanswered")
-LOSSES = (*FAULTS, "wipe", "roll back")
+ALL = (*FAULTS, "wipe", "roll back")
 
 
 def simulate(new_world: Any, seed: int, *, skew: float, faults: tuple[str, ...], elections: int) -> list[Held]:
@@ -126,16 +129,16 @@ def simulate(new_world: Any, seed: int, *, skew: float, faults: tuple[str, ...],
 
 def overlaps(terms: list[Held]) -> list[tuple[Held, Held]]:
     """The pairs of terms that were valid at one time."""
-    found = []
-    ordered = sorted(terms, key=lambda term: term.begin)
-    for earlier, later in zip(ordered, ordered[1:], strict=False):
-        if earlier.end > later.begin + 1e-9:
-            found.append((earlier, later))
-    return found
+    ordered = pairwise(sorted(terms, key=lambda term: term.begin))
+    return [(earlier, later) for earlier, later in ordered if earlier.end > later.begin + 1e-9]
 
 
 def check(terms: list[Held], seed: int) -> None:
     assert not overlaps(terms), f"seed {seed}: two terms were valid at one time"
+    check_tokens(terms, seed)
+
+
+def check_tokens(terms: list[Held], seed: int) -> None:
     tokens = [term.token for term in sorted(terms, key=lambda term: term.begin)]
     assert tokens == sorted(set(tokens)), f"seed {seed}: tokens did not increase: {tokens}"
 
@@ -148,9 +151,16 @@ def test_no_overlap_under_faults(new_world, seed: int, skew: float) -> None:
 
 
 @pytest.mark.parametrize("seed", range(100, 104))
-def test_no_overlap_when_the_register_loses_data(new_world, seed: int) -> None:
-    """Wiped and rolled back on top of all that. The floor makes up for it."""
-    check(simulate(new_world, seed, skew=0.0, faults=LOSSES, elections=60), seed)
+def test_no_overlap_when_the_register_is_wiped(new_world, seed: int) -> None:
+    """On top of all that. The floor makes up for it."""
+    check(simulate(new_world, seed, skew=0.0, faults=(*FAULTS, "wipe"), elections=60), seed)
+
+
+@pytest.mark.parametrize("seed", range(200, 204))
+def test_tokens_increase_when_the_register_is_rolled_back(new_world, seed: int) -> None:
+    """Here terms may overlap, about once in a thousand: when the register goes back to exactly the write that a
+    candidate saw last before it was cut off. No candidate can tell that from standing still; the fence does."""
+    check_tokens(simulate(new_world, seed, skew=0.0, faults=ALL, elections=60), seed)
 
 
 def test_the_checker_finds_overlaps(new_world) -> None:
@@ -159,5 +169,5 @@ def test_the_checker_finds_overlaps(new_world) -> None:
 
 
 def test_a_seed_gives_the_same_run(new_world) -> None:
-    runs = [simulate(new_world, 7, skew=0.05, faults=LOSSES, elections=20) for _ in range(2)]
+    runs = [simulate(new_world, 7, skew=0.05, faults=ALL, elections=20) for _ in range(2)]
     assert runs[0] == runs[1]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
 import msgspec
 
 from aether.core.encoding import check_json
-from aether.core.errors import InvalidEvent, InvalidSnapshot, PayloadTooLarge, StaleToken, StoreIdentityChanged
+from aether.core.errors import (
+    InvalidEvent,
+    InvalidSnapshot,
+    OutcomeUnknown,
+    PayloadTooLarge,
+    StaleToken,
+    StoreIdentityChanged,
+)
 from aether.core.event import START, Position, Snapshot
 from aether.core.spi import RevisionConflict, Slot, StoreDriver
 
@@ -33,9 +41,16 @@ async def _change(
     kind: str,
     name: str,
     change: Callable[[Slot | None], bytes | None],
+    *,
+    timeout: float,
     transaction: object | None = None,
 ) -> None:
-    """Replace a slot by what `change` makes of it, as often as somebody else is faster; None leaves it."""
+    """Replace a slot by what `change` makes of it, as often as somebody else is faster; None leaves it.
+
+    `change` gives the same answer again for what it has written itself, so a write whose answer was lost is repeated.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + timeout
     while True:
         slot = await driver.load(kind, name)
         value = change(slot)
@@ -46,13 +61,17 @@ async def _change(
             await driver.save(kind, name, value, expected=expected, transaction=transaction)
         except RevisionConflict:
             continue  # somebody made progress: this ends
+        except OutcomeUnknown:
+            if transaction is not None or clock() >= deadline:
+                raise
+            continue
         return
 
 
 # --- Snapshots ---
 
 
-async def save_snapshot(driver: StoreDriver, snapshot: Snapshot) -> None:
+async def save_snapshot(driver: StoreDriver, snapshot: Snapshot, *, timeout: float) -> None:
     """Keep the snapshot, unless a newer one of its schema is kept already."""
     value = _encode_snapshot(driver, snapshot)
     current = await driver.version(snapshot.actor_id)
@@ -66,7 +85,8 @@ async def save_snapshot(driver: StoreDriver, snapshot: Snapshot) -> None:
         kept = None if slot is None else _decode_snapshot(driver, slot, snapshot.actor_id, snapshot.schema)
         return value if kept is None or snapshot.version > kept.version else None
 
-    await _change(driver, _SNAPSHOT, _snapshot_name(snapshot.actor_id, snapshot.schema), newest)
+    name = _snapshot_name(snapshot.actor_id, snapshot.schema)
+    await _change(driver, _SNAPSHOT, name, newest, timeout=timeout)
 
 
 async def load_snapshot(driver: StoreDriver, actor_id: str, schema: str) -> Snapshot | None:
@@ -130,7 +150,13 @@ def _ignore(actor_id: str, reason: str) -> None:
 
 
 async def save_checkpoint(
-    driver: StoreDriver, name: str, position: Position, *, token: int, transaction: object | None = None
+    driver: StoreDriver,
+    name: str,
+    position: Position,
+    *,
+    token: int,
+    timeout: float,
+    transaction: object | None = None,
 ) -> None:
     """Keep the position under the name, unless a higher token has written there."""
     value = msgspec.json.encode(_StoredCheckpoint(str(position), token))
@@ -141,7 +167,7 @@ async def save_checkpoint(
             raise StaleToken(name, token=token, current=kept)
         return value
 
-    await _change(driver, _CHECKPOINT, name, fenced, transaction)
+    await _change(driver, _CHECKPOINT, name, fenced, timeout=timeout, transaction=transaction)
 
 
 async def load_checkpoint(driver: StoreDriver, name: str) -> Position:

@@ -118,8 +118,8 @@ class Election(Facade[LeaseRegister]):
         """Wait until elected, and return the term; it is renewed until `resign()`.
 
         `ttl` is the time in seconds that others wait behind a leader that fell silent. `floor` is the highest token
-        that the governed data has seen, or an async function that finds it: with it, tokens increase and terms do not
-        overlap even when the register loses its data. `meta` is a JSON object that is kept in the record.
+        that the governed data has seen, or an async function that finds it: with it, tokens increase and nobody is
+        elected too early even when the register has lost its data. `meta` is a JSON object that is kept in the record.
 
         Raises `TimedOut`, `Closed` when the election is closed meanwhile, `InvalidName`, and `CorruptLease` when the
         record is none. An outage of the backend is waited for.

@@ -290,7 +290,7 @@ class EventStore(Facade[StoreDriver]):
         check_name("snapshot schema", snapshot.schema)
         if type(snapshot.version) is not int or snapshot.version < 1:
             raise InvalidSnapshot(snapshot.actor_id, f"its version is 1 or more, not {snapshot.version!r:.80}")
-        await _slots.save_snapshot(driver, snapshot)
+        await _slots.save_snapshot(driver, snapshot, timeout=self.timeout)
 
     async def snapshot(self, actor_id: str, *, schema: str) -> Snapshot | None:
         """The latest snapshot of this schema; None if there is none that can be trusted. Go on with `read(after=)`.
@@ -314,7 +314,7 @@ class EventStore(Facade[StoreDriver]):
             self._need_transactions(driver)
         if position.order and position.store != driver.identity:
             raise StoreIdentityChanged(position, f"this store is {driver.identity}")
-        await _slots.save_checkpoint(driver, name, position, token=token, transaction=connection)
+        await _slots.save_checkpoint(driver, name, position, token=token, timeout=self.timeout, transaction=connection)
 
     async def checkpoint(self, name: str) -> Position:
         """How far a consumer has come, `START` if nothing was kept. Raises `StoreIdentityChanged`."""

@@ -194,7 +194,7 @@ class Campaign:
         self._spawn = spawn
         self._patience = record.random.uniform(0.0, _PATIENCE)
         self._claims: set[str] = set()  # the nonces of its writes
-        self._loss: tuple[Sighting, float] | None = None
+        self._loss: tuple[Sighting, int, float] | None = None  # what it was found by, and when
 
     async def win(self) -> Term:
         """Wait until elected. Cancelled at any point, it tries to leave nothing that others would have to wait for."""
@@ -235,19 +235,19 @@ class Campaign:
             await self._clock.sleep(self._record.random.uniform(0.0, _SPREAD))
         floor = self._floor if isinstance(self._floor, int) else await self._floor() if self._floor else 0
         floor = max(floor, observer.highest)
-        if seen.token < floor and (wait := self._wait_after_loss(seen)) > 0:
+        if seen.token < floor and (wait := self._wait_after_loss(seen, floor)) > 0:
             await observer.wait(wait)
             return None
         if await observer.read() is not seen:
             return None
         return await self._claim(observer, seen, max(seen.token, floor) + 1)
 
-    def _wait_after_loss(self, seen: Sighting) -> float:
+    def _wait_after_loss(self, seen: Sighting, floor: int) -> float:
         """The register has lost terms, and the holder of one of them may still be there: wait for its ttl."""
-        if self._loss is None or self._loss[0] is not seen:
-            self._loss = seen, self._clock.now()
+        if self._loss is None or self._loss[0] is not seen or self._loss[1] != floor:
+            self._loss = seen, floor, self._clock.now()
         ttl = self._record.ttl if seen.lease is None else max(self._record.ttl, seen.lease.ttl)
-        return self._loss[1] + ttl - self._clock.now()
+        return self._loss[2] + ttl - self._clock.now()
 
     async def _claim(self, observer: Observer, seen: Sighting, token: int) -> Term | None:
         record, nonce = self._record, self._record.nonce()

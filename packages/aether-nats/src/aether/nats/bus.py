@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from functools import lru_cache, partial
 from typing import Self
 
+from aether.core.errors import Closed, Unavailable
 from aether.core.features import Feature
 from aether.core.names import decode_token, encode_token
 from aether.core.scope import DEFAULT_TIMEOUT, Scope
@@ -119,12 +120,20 @@ class NatsBus:
             sink.deliver(_message(message))
 
         async with AsyncExitStack() as stack:
+            if queue is not None:
+                stack.push_async_callback(self._left)
             for subject in _subjects(wanted, exact=queue is not None):
                 await stack.enter_async_context(connection.subscribe(subject, received, queue=group))
             stack.callback(connection.on_reconnect(sink.interrupted))
             await connection.barrier()
             await self._peers.heard()
             yield
+
+    async def _left(self) -> None:
+        """Wait until everybody knows that a member of a queue is gone, or they would go on giving it its share."""
+        with suppress(Unavailable, Closed):
+            await self._connection.barrier()
+            await self._peers.heard()
 
 
 def _subjects(wanted: BusFilter, *, exact: bool) -> list[str]:

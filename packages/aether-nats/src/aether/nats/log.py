@@ -15,19 +15,21 @@ from aether.core.event import new_id
 from aether.core.names import encode_token
 from aether.nats.commits import Commit, decode_commit
 from aether.nats.connection import ApiError, Connection, NoReply
+from aether.nats.patience import Patience
 from aether.nats.streams import check_stream, create_stream, stream_name, update_stream
 from nats.aio.msg import Msg
 
 BATCH = 8000
 """Messages per read, if their bytes allow it: 161,000 a second against 139,000 with 1,000 (measured)."""
 
-_SHORTEST_ATTEMPT = 1.0
-_PAUSE = 0.02
 _BATCH_BYTES = 4 << 20
 _IDENTITY = "aether.identity"
 _ATOMIC_BATCH_LEVEL = 2
 """The API level (`api_lvl` of the server's INFO) from which a stream can be told `allow_atomic`: server 2.12.
 Older servers take a batch for separate messages and answer success, so trying it out is no way to find out."""
+
+NO_MESSAGE = 10037
+"""Not just any 404: a stream that is gone is no empty stream."""
 
 WRONG_SEQUENCE = frozenset({10071, 10164})
 """Replicated streams answer 10164 where another write is in flight, and 10071 otherwise, as single ones always do."""
@@ -46,9 +48,8 @@ class EventLog:
     def __init__(self, connection: Connection, namespace: str, *, timeout: float, replicas: int | None) -> None:
         self.connection = connection
         self.timeout = timeout
-        self.attempt = min(timeout, max(_SHORTEST_ATTEMPT, timeout / 5))
-        """Seconds until a request is taken for lost, and may be made again if it may be repeated."""
-
+        self._patience = Patience(connection, timeout=timeout)
+        self.attempt = self._patience.attempt
         self.stream = stream_name("aether", namespace)
         self.identity = ""
         self.replicas = 1
@@ -132,7 +133,7 @@ class EventLog:
                 lambda seconds: self.connection.js_api(self._leader, {"last_by_subj": subject}, timeout=seconds)
             )
         except ApiError as error:
-            if error.code == 404:
+            if error.err_code == NO_MESSAGE:
                 return None
             raise self.unreadable(error.description) from error
         message = reply["message"]
@@ -154,22 +155,8 @@ class EventLog:
         return decode_commit(reply.data, int(headers["Nats-Sequence"]))
 
     async def patiently(self, ask: Callable[[float], Awaitable[Answer]]) -> Answer:
-        """Ask again while no answer comes, until the time-out.
-
-        Reads may be repeated; a server that restarts comes back, and a stream whose leader has just died answers
-        nobody, not even later.
-        """
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + self.timeout
-        while True:
-            try:
-                return await ask(min(self.attempt, self.timeout))
-            except (NoReply, Unavailable) as error:
-                left = deadline - clock()
-                if left <= _PAUSE or self.connection.closed:
-                    raise self.unreadable(str(error)) if isinstance(error, NoReply) else error from error
-                await self.connection.wait_connected(left)
-                await asyncio.sleep(_PAUSE)
+        """A read, asked again while no answer comes."""
+        return await self._patience(f"read of stream {self.stream!r}", ask)
 
     def unreadable(self, reason: str) -> Unavailable:
         """The error of a read that got no answer."""

@@ -15,10 +15,10 @@ from aether.core.errors import OutcomeUnknown, Unavailable
 from aether.core.names import encode_token
 from aether.core.spi import RevisionConflict
 from aether.nats.connection import ApiError, Connection, NoReply
-from aether.nats.log import WRONG_SEQUENCE
+from aether.nats.log import NO_MESSAGE, WRONG_SEQUENCE
+from aether.nats.patience import Patience
 from aether.nats.streams import check_stream, create_stream, stream_name
 
-_NO_MESSAGE = 10037  # not just any 404: a stream that is gone is no empty stream
 _KIND = "aether_state"  # with `aether-state` the stream of `shop` would be that of the events of `state-shop`
 
 
@@ -35,6 +35,7 @@ class State:
     def __init__(self, connection: Connection, namespace: str, *, timeout: float, replicas: int | None) -> None:
         self.connection = connection
         self.timeout = timeout
+        self._patience = Patience(connection, timeout=timeout)
         self.stream = stream_name(_KIND, namespace)
         self._prefix = f"aether.s.{namespace.replace('.', '=')}."
         self._republished = f"aether.r.{namespace.replace('.', '=')}."
@@ -63,8 +64,14 @@ class State:
             "allow_direct": False,
             "republish": {"src": self._prefix + ">", "dest": self._republished + ">"},
         }
-        found = await create_stream(self.connection, config, self._replicas, timeout=self.timeout)
+
+        async def create(seconds: float) -> dict[str, Any]:
+            return await create_stream(self.connection, config, self._replicas, timeout=seconds)
+
+        found = await self._patience(f"stream {self.stream!r}", create)
         check_stream(found, config)
+        if found.get("num_replicas", 1) > 1:
+            await self.read(self._prefix + ">")  # a stream that was just made may have no leader yet
         self._opened = True
 
     async def ready(self) -> None:
@@ -74,18 +81,26 @@ class State:
 
     async def read(self, subject: str) -> Value | None:
         """The value as the leader has it."""
+        return await self._patience(f"read of stream {self.stream!r}", lambda seconds: self._read(subject, seconds))
+
+    async def _read(self, subject: str, seconds: float) -> Value | None:
         try:
-            reply = await self.connection.js_api(self._get, {"last_by_subj": subject}, timeout=self.timeout)
+            reply = await self.connection.js_api(self._get, {"last_by_subj": subject}, timeout=seconds)
         except ApiError as error:
-            if error.err_code == _NO_MESSAGE:
+            if error.err_code == NO_MESSAGE:
                 return None
             raise Unavailable(f"read of stream {self.stream!r}", reason=error.description) from error
-        except NoReply as error:
-            raise Unavailable(f"read of stream {self.stream!r}", reason=str(error)) from error
         message = reply["message"]
         return Value(message["seq"], base64.b64decode(message.get("data", "")))
 
-    async def cas(self, subject: str, data: bytes, *, expected: int) -> int:
+    async def put(self, subject: str, data: bytes, *, expected: int) -> int:
+        """`cas`, tried again while certainly nothing was stored. Not for leases, whose holders count the seconds."""
+        return await self._patience(
+            f"write to stream {self.stream!r}",
+            lambda seconds: self.cas(subject, data, expected=expected, timeout=seconds),
+        )
+
+    async def cas(self, subject: str, data: bytes, *, expected: int, timeout: float | None = None) -> int:
         """Replace the value if its revision is `expected`, and return the new one.
 
         Raises `RevisionConflict`, which is definite, `Unavailable` when certainly nothing was stored, and
@@ -94,7 +109,8 @@ class State:
         headers = {"Nats-Expected-Last-Subject-Sequence": str(expected)}
         what = f"write to stream {self.stream!r}"
         try:
-            reply = await self.connection.request(subject, data, headers=headers, timeout=self.timeout)
+            seconds = self.timeout if timeout is None else timeout
+            reply = await self.connection.request(subject, data, headers=headers, timeout=seconds)
         except NoReply as error:
             raise OutcomeUnknown(what, reason=str(error)) from error
         if not reply.data:
@@ -119,9 +135,10 @@ class State:
                 return found
 
     async def _info(self, request: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return await self.connection.js_api(f"$JS.API.STREAM.INFO.{self.stream}", request, timeout=self.timeout)
-        except ApiError as error:
-            raise Unavailable(f"list of stream {self.stream!r}", reason=error.description) from error
-        except NoReply as error:
-            raise Unavailable(f"list of stream {self.stream!r}", reason=str(error)) from error
+        async def ask(seconds: float) -> dict[str, Any]:
+            try:
+                return await self.connection.js_api(f"$JS.API.STREAM.INFO.{self.stream}", request, timeout=seconds)
+            except ApiError as error:
+                raise Unavailable(f"list of stream {self.stream!r}", reason=error.description) from error
+
+        return await self._patience(f"list of stream {self.stream!r}", ask)

@@ -232,7 +232,7 @@ class JetStreamStore:
         self, kind: str, name: str, value: bytes, *, expected: int, transaction: object | None = None
     ) -> int:
         await self._state.ready()
-        return await self._state.cas(self._state.subject(kind, name), value, expected=expected)
+        return await self._state.put(self._state.subject(kind, name), value, expected=expected)
 
 
 def _last_record(commit: Commit) -> Stored:
