@@ -1,6 +1,7 @@
 """A world in virtual time: machines with clocks of their own around one lease register behind a bad network."""
 
 import asyncio
+import json
 import selectors
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aether.core import Election, OutcomeUnknown, Unavailable
+from aether.core import Election, OutcomeUnknown, Term, Unavailable
 from aether.core.spi import Entry, RevisionConflict, Watch
 from aether.memory import MemoryRegister
 from aether.memory.election import RegisterSpace
@@ -26,7 +27,8 @@ class _Selector(selectors.SelectSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if not ready:
-            assert timeout is not None, "everything waits for something that will never happen"
+            if timeout is None:
+                raise RuntimeError("everything waits for something that will never happen")
             # Each turn of the loop takes a nanosecond, or rounding could leave a timer for ever before its time.
             self.loop.advance(max(timeout, 1e-9))
         return ready
@@ -81,11 +83,14 @@ class Link:
         self.random = random
         self.delay = (0.001, 0.001)  # seconds, there and back; drawn up to twice as long
         self.cut = False  # nothing arrives, nowhere
-        self.dead = False  # the machine has crashed: it sends no more, but what it sent is still on the way
-        self.deaf = False  # watches are silent, as if all were well
+        self.dead = False  # calls are refused at once; what was sent before is still on the way
+        self.deaf = False  # its watches die and say nothing, as if all were well
         self.lossy = 0.0  # the share of messages that get lost
         self.fates: deque[str | float] = deque()
         """What becomes of the next writes: `lost` on the way there, `unanswered`, `ok`, or arrives so much later."""
+
+        self.stale: deque[Entry] = deque()
+        """What the next reads answer."""
 
         self.arrived: Callable[[bytes], None] = lambda value: None
         """Called when a write arrives at the register."""
@@ -124,6 +129,8 @@ class FaultyRegister:
     async def close(self) -> None: ...
 
     async def read(self, name: str) -> Entry | None:
+        if self.link.stale:
+            return self.link.stale.popleft()
         try:
             return await self._call(lambda: self._register.read(name))
         except TimeoutError:
@@ -145,7 +152,7 @@ class FaultyRegister:
 
     async def _call(self, operate: Callable[[], Coroutine[Any, Any, Any]], fate: str | float = "ok") -> Any:
         if self.link.dead:
-            raise Unavailable("call", reason="this machine is dead")
+            raise Unavailable("call", reason="refused")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
 
@@ -182,11 +189,13 @@ class _FaultyWatch:
     def __init__(self, watch: Watch, link: Link) -> None:
         self._watch = watch
         self._link = link
+        self._dead = False
 
     async def next(self) -> Entry:
         while True:
             entry = await self._watch.next()
-            if not (self._link.deaf or self._link.loses()):
+            self._dead = self._dead or self._link.deaf
+            if not (self._dead or self._link.loses()):
                 await asyncio.sleep(self._link.draw(self._link.delay[1]))
                 return entry
 
@@ -207,6 +216,20 @@ class Machine:
         return Election(
             register, namespace="test", timeout=timeout, holder=self.name, clock=self.clock, random=self.random
         )
+
+    async def started(self) -> Election:
+        """An election that nobody closes: its machine may crash."""
+        return await self.election().open()
+
+    async def crashed(self, ttl: float) -> Term:
+        """The last term of this machine: it was elected and has crashed just behind a renewal."""
+        term = await (await self.started()).campaign("x", ttl=ttl)
+        before = term.deadline
+        while term.deadline == before:
+            await asyncio.sleep(ttl / 200)
+        self.crash()
+        term.end("crashed", release=False)
+        return term
 
     def start(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         task = asyncio.create_task(work)
@@ -233,6 +256,16 @@ class World:
         machine = Machine(self, name, rate=rate, offset=offset)
         self.machines.append(machine)
         return machine
+
+    def stored(self, name: str = "x") -> dict[str, Any]:
+        """The record in the register."""
+        lease: dict[str, Any] = json.loads(self.space.registers[name].value)
+        return lease
+
+    def forge(self, *, revision: int, ttl: float, token: int = 1, holder: str = "ghost") -> None:
+        """Put a record into the register as if it had always been there: nobody is told."""
+        lease = {"name": "x", "holder": holder, "token": token, "ttl": ttl, "nonce": "ghost"}
+        self.space.registers["x"] = Entry("x", revision, json.dumps(lease).encode())
 
     @property
     def time(self) -> float:

@@ -13,6 +13,7 @@ from aether.core import (
     FeatureMissing,
     InvalidEvent,
     OutcomeUnknown,
+    Snapshot,
     Unavailable,
     VersionConflict,
 )
@@ -195,6 +196,70 @@ def test_closing_ends_waiting_subscriptions() -> None:
             await waiting
 
     asyncio.run(main())
+
+
+def test_the_position_is_there_when_the_store_is_closed() -> None:
+    async def main() -> None:
+        store = EventStore(Flaky(), namespace="shop")
+        async with store:
+            await store.append(event(1), event(2))
+            async with store.subscribe(actors="b") as events:
+                waiting = asyncio.create_task(anext(events))
+                await asyncio.sleep(0)
+                head = await store.head()
+        with pytest.raises(Closed):
+            await waiting
+        assert events.position == head
+
+    asyncio.run(main())
+
+
+def test_closing_while_opening_ends_the_opening() -> None:
+    async def main() -> None:
+        driver = Flaky()
+        opened = asyncio.Event()
+        driver.open = opened.wait  # type: ignore[method-assign, assignment]
+        store = EventStore(driver, namespace="shop")
+        opening = asyncio.create_task(store.open())
+        await asyncio.sleep(0)
+        await store.close()
+        opened.set()
+        with pytest.raises(Closed):
+            await opening
+        assert "closed" in repr(store)
+
+    asyncio.run(main())
+
+
+def test_what_was_sent_stays_unknown_whatever_comes_behind_it() -> None:
+    class Closing(Flaky):
+        async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+            if self.attempts:
+                raise Closed("the connection")
+            return await super().append(writes)
+
+    with pytest.raises(OutcomeUnknown):
+        run(Closing("never"), lambda store: store.append(event(1)))
+
+
+def test_a_snapshot_of_another_history_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    """A restored store keeps its identity; what was appended since may be something else."""
+
+    async def body(store: EventStore) -> None:
+        await store.append(event(1), event(2))
+        await store.save_snapshot(Snapshot(actor_id="a", version=2, schema="1", state="old"))
+        space = store._driver._space
+        space.feed.clear()
+        space.actors.clear()
+        await store.append(event(1), event(2), event(3))
+        assert await store.snapshot("a", schema="1") is None
+        assert "another event" in caplog.text
+        await store.save_snapshot(Snapshot(actor_id="a", version=1, schema="1", state="new"))
+        found = await store.snapshot("a", schema="1")
+        assert found is not None
+        assert found.state == "new"
+
+    run(Flaky(), body)
 
 
 def test_a_cancelled_wait_loses_nothing() -> None:

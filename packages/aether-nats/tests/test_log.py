@@ -31,6 +31,7 @@ class Recorded:
 
     def __init__(self, replies: list[tuple[dict[str, str] | None, bytes]]) -> None:
         self.replies = replies
+        self.large_reads = asyncio.Semaphore(1)
 
     def inbox(self, handler: Any) -> Any:
         self.handler = handler

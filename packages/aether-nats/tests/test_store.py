@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ from aether.core import (
     VersionConflict,
     open_store,
 )
+from aether.core.encoding import encode_event
 from aether.nats import NatsCluster, NatsServer
 from aether.nats import open_store as open_store_on
 
@@ -205,7 +207,129 @@ def test_bad_options_are_refused() -> None:
             open_store("nats://localhost", **options)
 
 
+# --- The stream is not what it was ---
+
+
+def test_a_restored_stream_is_noticed_and_nothing_is_written_into_a_gap(tmp_path: Path) -> None:
+    """An older copy of the data comes back under a client that lives on, and somebody else writes first."""
+
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        await store.append(*(event(version) for version in range(1, 6)))
+        await server.stop()
+        shutil.copytree(server.directory, tmp_path / "backup")
+        await server.start()
+        async with store.subscribe() as events:
+            await store.append(*(event(version) for version in range(6, 11)))
+            for _ in range(10):
+                await anext(events)
+            await server.stop()
+            shutil.rmtree(server.directory / "jetstream")
+            shutil.copytree(tmp_path / "backup" / "jetstream", server.directory / "jetstream")
+            await server.start()
+            async with open_store(server.url, namespace="shop") as other:
+                await other.append(event(6, new=True))
+            with pytest.raises((StoreIdentityChanged, VersionConflict)):
+                await store.append(event(11))
+            with pytest.raises(StoreIdentityChanged):
+                await anext(events)
+            async with open_store(server.url, namespace="shop") as other:
+                assert await other.version("a") == 6
+                assert len([found async for found in other.read("a")]) == 6
+
+    run(tmp_path / "server", body, timeout=1.0)
+
+
+def test_a_stream_that_is_replaced_beside_a_live_connection_is_noticed(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        await store.append(event(1), event(2))
+        async with store.subscribe() as events:
+            for _ in range(2):
+                await anext(events)
+            waiting = asyncio.create_task(anext(events))
+            async with asyncio.timeout(10):
+                while not await client.jetstream().consumers_info("aether-shop"):
+                    await asyncio.sleep(0)
+            await api(client, "DELETE", "aether-shop")
+            async with open_store(server.url, namespace="shop") as other:
+                await other.append(*(event(version, "b") for version in range(1, 10)))
+            with pytest.raises(StoreIdentityChanged):
+                async with asyncio.timeout(20):
+                    await waiting
+        with pytest.raises(StoreIdentityChanged):
+            await store.append(event(1, "c"))
+
+    run(tmp_path, body)
+
+
+def test_a_client_does_not_make_the_stream_again_that_is_gone(tmp_path: Path) -> None:
+    """An empty stream in its place would be in the way of restoring it."""
+
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        await store.append(event(1))
+        await api(client, "DELETE", "aether-shop")
+        store._driver._log.doubt()
+        with pytest.raises(StoreIdentityChanged, match="is gone"):
+            await store.append(event(2))
+        assert await client.jetstream().streams_info() == []
+
+    run(tmp_path, body)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("max_msgs_per_subject", 1), ("no_ack", True), ("allow_direct", False)])
+def test_a_stream_that_was_changed_is_refused(tmp_path: Path, setting: str, value: Any) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        config = (await api(client, "INFO", "aether-shop"))["config"]
+        await api(client, "UPDATE", "aether-shop", **{**config, setting: value})
+        with pytest.raises(BackendUnusable, match=f"{setting}="):
+            await open_store(server.url, namespace="shop").open()
+
+    run(tmp_path, body)
+
+
 # --- Reading ---
+
+
+def test_a_commit_at_the_limit_fits(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        limits = store.limits
+        count = limits.max_commit_events
+        size = len(encode_event(event(count, pad="")))
+        room = limits.max_commit_bytes // count - size
+        await store.append(*(event(version, pad="x" * room) for version in range(1, count + 1)))
+        assert await store.version("a") == count
+        assert store._driver._connection.generation == 0
+
+    run(tmp_path, body)
+
+
+def test_many_large_reads_at_once_do_not_cost_the_connection(tmp_path: Path) -> None:
+    """A server cuts off a client for which 64 MiB wait."""
+
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        for actor in range(24):
+            for version in range(1, 9):
+                await store.append(event(version, f"actor-{actor}", pad="x" * 500_000))
+
+        async def read(actor: int) -> int:
+            return len([found async for found in store.read(f"actor-{actor}")])
+
+        assert await asyncio.gather(*(read(actor) for actor in range(24))) == [8] * 24
+        assert store._driver._connection.generation == 0
+
+    run(tmp_path, body)
+
+
+def test_pages_of_large_events_are_small_in_both_directions(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        for version in range(1, 41):
+            await store.append(event(version, pad="x" * 500_000))
+        for reverse in (False, True):
+            page = await store._driver.read("a", after=0, upto=None, limit=None, reverse=reverse)
+            assert sum(len(stored.data) for stored in page.records) < 8 << 20
+            expected = list(range(1, 41))[:: -1 if reverse else 1]
+            assert [found.version async for found in store.read("a", reverse=reverse)] == expected
+
+    run(tmp_path, body)
 
 
 def test_pages_of_a_long_actor_among_others(tmp_path: Path) -> None:
@@ -370,6 +494,21 @@ def test_cancelled_appends_are_whole_or_absent_and_the_store_goes_on(tmp_path: P
             assert appended.replayed in (True, False)
             version += 2
         assert [e.version async for e in store.read("a")] == list(range(1, version + 1))
+
+    run(tmp_path, body)
+
+
+def test_closing_under_an_append_does_not_deny_that_it_was_sent(tmp_path: Path) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        await store.append(event(1))
+        server.pause()
+        task = asyncio.create_task(store.append(event(2)))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await store.close()
+        server.resume()
+        with pytest.raises(OutcomeUnknown):
+            await task
 
     run(tmp_path, body)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from aether.core.errors import Closed as Closed
     from aether.core.errors import CommitTooLarge as CommitTooLarge
     from aether.core.errors import CorruptEvent as CorruptEvent
+    from aether.core.errors import CorruptLease as CorruptLease
     from aether.core.errors import FeatureMissing as FeatureMissing
     from aether.core.errors import InvalidEvent as InvalidEvent
     from aether.core.errors import InvalidName as InvalidName
@@ -72,6 +73,7 @@ _HOMES = {
     "CommitTooLarge": "errors",
     "Connection": "opening",
     "CorruptEvent": "errors",
+    "CorruptLease": "errors",
     "Durability": "features",
     "Election": "election",
     "Event": "event",
@@ -120,6 +122,7 @@ __all__ = [
     "CommitTooLarge",
     "Connection",
     "CorruptEvent",
+    "CorruptLease",
     "Durability",
     "Election",
     "Event",

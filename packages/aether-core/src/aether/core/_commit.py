@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from aether.core.encoding import decode_event, encode_event
 from aether.core.errors import (
+    AetherError,
     CommitTooLarge,
     InvalidEvent,
     OutcomeUnknown,
@@ -89,6 +90,12 @@ async def commit(driver: StoreDriver, writes: Sequence[Write], *, timeout: float
                 if unknown is None:
                     raise
                 raise _outcome_unknown(writes, unknown.reason) from error
+        except VersionConflict:
+            raise
+        except AetherError as error:  # closed, or another store: an earlier attempt may have been stored all the same
+            if unknown is None:
+                raise
+            raise _outcome_unknown(writes, unknown.reason) from error
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))
         pause = min(2 * pause, _LONGEST_PAUSE)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from aether.core.encoding import check_json
+from aether.core.encoding import check_json, decode_event
 from aether.core.errors import (
     InvalidEvent,
     InvalidSnapshot,
@@ -29,6 +29,8 @@ _SNAPSHOT = "snapshot"
 class _StoredSnapshot(msgspec.Struct, frozen=True):
     store: str
     snapshot: Snapshot
+    event: str
+    """The id of the event at that version: a restored store may have another history there."""
 
 
 class _StoredCheckpoint(msgspec.Struct, frozen=True):
@@ -73,33 +75,48 @@ async def _change(
 
 async def save_snapshot(driver: StoreDriver, snapshot: Snapshot, *, timeout: float) -> None:
     """Keep the snapshot, unless a newer one of its schema is kept already."""
-    value = _encode_snapshot(driver, snapshot)
-    current = await driver.version(snapshot.actor_id)
-    if snapshot.version > current:
-        raise InvalidSnapshot(
-            snapshot.actor_id,
-            f"it is of version {snapshot.version}, the actor is at {current}; append the events first",
-        )
+    _encode_snapshot(driver, snapshot, "")  # bad input is refused before any I/O
+    event_id = await _event_at(driver, snapshot.actor_id, snapshot.version)
+    if event_id is None:
+        current = await driver.version(snapshot.actor_id)
+        reason = f"it is of version {snapshot.version}, the actor is at {current}; append the events first"
+        raise InvalidSnapshot(snapshot.actor_id, reason)
+    value = _encode_snapshot(driver, snapshot, event_id)
+    name = _snapshot_name(snapshot.actor_id, snapshot.schema)
+    there = await driver.load(_SNAPSHOT, name)
+    trusted = there is None or await _trusted(driver, there, snapshot.actor_id, snapshot.schema) is not None
 
     def newest(slot: Slot | None) -> bytes | None:
-        kept = None if slot is None else _decode_snapshot(driver, slot, snapshot.actor_id, snapshot.schema)
-        return value if kept is None or snapshot.version > kept.version else None
+        if slot is None or (slot == there and not trusted):
+            return value
+        found = _decode_snapshot(driver, slot, snapshot.actor_id, snapshot.schema)
+        return value if found is None or snapshot.version > found.snapshot.version else None
 
-    name = _snapshot_name(snapshot.actor_id, snapshot.schema)
     await _change(driver, _SNAPSHOT, name, newest, timeout=timeout)
 
 
 async def load_snapshot(driver: StoreDriver, actor_id: str, schema: str) -> Snapshot | None:
     """The snapshot of that schema, or None; a bad one is None and a warning."""
     slot = await driver.load(_SNAPSHOT, _snapshot_name(actor_id, schema))
-    snapshot = None if slot is None else _decode_snapshot(driver, slot, actor_id, schema)
-    if snapshot is None:
+    return None if slot is None else await _trusted(driver, slot, actor_id, schema)
+
+
+async def _trusted(driver: StoreDriver, slot: Slot, actor_id: str, schema: str) -> Snapshot | None:
+    """The snapshot in a slot, if it can be read and the event that it was taken at still stands there."""
+    stored = _decode_snapshot(driver, slot, actor_id, schema)
+    if stored is None:
         return None
-    current = await driver.version(actor_id)
-    if snapshot.version > current:
-        _ignore(actor_id, f"it is of version {snapshot.version}, the actor is at {current}")
+    event_id = await _event_at(driver, actor_id, stored.snapshot.version)
+    if event_id != stored.event:
+        found = "no event" if event_id is None else "another event"
+        _ignore(actor_id, f"the actor has {found} at its version {stored.snapshot.version}")
         return None
-    return snapshot
+    return stored.snapshot
+
+
+async def _event_at(driver: StoreDriver, actor_id: str, version: int) -> str | None:
+    page = await driver.read(actor_id, after=version - 1, upto=version, limit=1, reverse=False)
+    return decode_event(page.records[0]).id if page.records else None
 
 
 def _snapshot_name(actor_id: str, schema: str) -> str:
@@ -107,10 +124,10 @@ def _snapshot_name(actor_id: str, schema: str) -> str:
     return f"{len(schema)}.{schema}.{actor_id}"
 
 
-def _encode_snapshot(driver: StoreDriver, snapshot: Snapshot) -> bytes:
+def _encode_snapshot(driver: StoreDriver, snapshot: Snapshot, event_id: str) -> bytes:
     try:
         check_json(snapshot.state, "state")
-        stored = _StoredSnapshot(driver.identity, snapshot)
+        stored = _StoredSnapshot(driver.identity, snapshot, event_id)
         value = msgspec.json.encode(stored)
         if msgspec.json.decode(value, type=_StoredSnapshot) != stored:
             raise InvalidSnapshot(snapshot.actor_id, "it would not come back the same")
@@ -126,7 +143,7 @@ def _encode_snapshot(driver: StoreDriver, snapshot: Snapshot) -> bytes:
     return value
 
 
-def _decode_snapshot(driver: StoreDriver, slot: Slot, actor_id: str, schema: str) -> Snapshot | None:
+def _decode_snapshot(driver: StoreDriver, slot: Slot, actor_id: str, schema: str) -> _StoredSnapshot | None:
     try:
         stored = msgspec.json.decode(slot.value, type=_StoredSnapshot)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -139,7 +156,7 @@ def _decode_snapshot(driver: StoreDriver, slot: Slot, actor_id: str, schema: str
     if stored.store != driver.identity:
         _ignore(actor_id, "it was taken of another store")
         return None
-    return snapshot
+    return stored
 
 
 def _ignore(actor_id: str, reason: str) -> None:

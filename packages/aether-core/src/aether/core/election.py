@@ -6,7 +6,7 @@ import asyncio
 import math
 import random as _random
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 from weakref import WeakSet
@@ -181,7 +181,7 @@ class Election(Facade[LeaseRegister]):
             look = self._looks[name] = Observer(self._record(register, name, DEFAULT_TTL))
         return self._view(await look.read())
 
-    def observe(self, name: str) -> AsyncIterator[LeaderView | None]:
+    def observe(self, name: str) -> AsyncGenerator[LeaderView | None, None]:
         """Iterate over leaders: who it is now, then every change; None while the lease is free.
 
         The latest is always delivered, intermediate ones may be left out. Outages are waited for. Raises `Closed`.
@@ -190,7 +190,7 @@ class Election(Facade[LeaseRegister]):
         check_name("election name", name)
         return self._observe(Observer(self._record(register, name, DEFAULT_TTL)), f"observation of {name!r}")
 
-    async def _observe(self, observer: Observer, what: str) -> AsyncIterator[LeaderView | None]:
+    async def _observe(self, observer: Observer, what: str) -> AsyncGenerator[LeaderView | None, None]:
         shown = ("", -1)
         async with observer:
             while True:

@@ -7,7 +7,7 @@
 | `Unavailable`, `TimedOut`, `NoResponders` | try again later |
 | `InvalidEvent`, `InvalidSnapshot`, `InvalidName`, `InvalidURL` | fix the input |
 | `PayloadTooLarge`, `CommitTooLarge` | send less at once |
-| `CorruptEvent`, `StoreIdentityChanged` | call the operator |
+| `CorruptEvent`, `CorruptLease`, `StoreIdentityChanged` | call the operator |
 | `StaleRead` | wait, or ask another server |
 | `FeatureMissing` | choose another backend, or do without |
 | `StaleToken`, `LeadershipLost` | stop: somebody else leads now |
@@ -164,14 +164,29 @@ class CorruptEvent(AetherError):
         )
 
 
+class CorruptLease(AetherError):
+    """A record of the register is not a lease. It is never replaced: somebody may rely on it."""
+
+    def __init__(self, name: str, revision: int, reason: str) -> None:
+        self.name = name
+        self.revision = revision
+        self.reason = reason
+        super().__init__(
+            f"the lease {name!r}, revision {revision}, cannot be read: {reason}; "
+            "look at what wrote it, stop every candidate, then restore the record or remove it"
+        )
+
+
 class StoreIdentityChanged(AetherError):
     """The store is not the one that a position or checkpoint came from: it was wiped or restored."""
 
     def __init__(self, position: object, reason: str) -> None:
         self.position = position
+        """What was relied on: a position, a checkpoint's name, or what the backend keeps the store in."""
+
         self.reason = reason
         super().__init__(
-            f"position {position}: {reason}; the store was replaced or restored. "
+            f"{position}: {reason}; the store was replaced or restored. "
             "Rebuild what was derived from it, starting at START"
         )
 

@@ -47,6 +47,8 @@ class Facade(Generic[DriverT]):
         try:
             await self._driver.open()
             await self._opened()
+            if self._state == "closed":  # close() was called meanwhile
+                raise Closed(str(self))
         except BaseException:
             self._state = "closed"
             await self._driver.close()
@@ -55,8 +57,11 @@ class Facade(Generic[DriverT]):
         return self
 
     async def close(self) -> None:
-        """Release everything. May be called twice, and while calls are waiting: those raise `Closed`."""
-        if self._state == "new":
+        """Release everything. May be called twice, and while calls are waiting: those raise `Closed`.
+
+        While `open()` is under way it only makes that end with `Closed`.
+        """
+        if self._state in ("new", "opening"):
             self._state = "closed"
         if self._state == "open":
             self._state = "closed"

@@ -6,9 +6,9 @@ on its own clock, and then replaces exactly the revision that it watched. A writ
 the holder's time ends first, as long as the *rates* of the two clocks differ by at most margin / (2 ttl - margin),
 5.26 %. What the clocks show does not matter.
 
-This module has what both sides share: the record, and how it is observed. `aether.core.term` wins and keeps leases.
-
 Reads may be stale and watches may die. Both only cost time, because every change is a compare-and-set.
+
+This module has what both sides share: the record, and how it is observed. `aether.core.term` wins and keeps leases.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from aether.core.clock import Clock
-from aether.core.errors import AetherError, OutcomeUnknown, TimedOut, Unavailable
+from aether.core.errors import AetherError, CorruptLease, OutcomeUnknown, TimedOut, Unavailable
 from aether.core.spi import LeaseRegister, RevisionConflict, Watch
 
 MIN_TTL = 0.05
@@ -34,19 +34,6 @@ _SILENCE = 0.45  # without news of the record before it is read: the watch may b
 
 TRANSIENT = (Unavailable, OutcomeUnknown, TimedOut)
 """The errors after which candidates and holders try again."""
-
-
-class CorruptLease(AetherError):
-    """A record of the register is not a lease. It is never replaced: somebody may rely on it."""
-
-    def __init__(self, name: str, revision: int, reason: str) -> None:
-        self.name = name
-        self.revision = revision
-        self.reason = reason
-        super().__init__(
-            f"the lease {name!r}, revision {revision}, cannot be read: {reason}; "
-            "look at what wrote it, stop every candidate, then restore the record or remove it"
-        )
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,13 +37,14 @@ class Subscription:
         self._tail: Tail | None = None
         self._wait: asyncio.Timeout | None = None
         self._left = False
+        self._identity = ""
 
     @property
     def position(self) -> Position:
         """Behind the last event that was delivered or filtered out. Go on from here after a restart."""
         if self._passed is not None:
             event_id = decode_event(self._passed).id
-            self._position = Position.at(self._store.identity, self._passed.position, event_id)
+            self._position = Position.at(self._identity, self._passed.position, event_id)
             self._passed = None
         return self._position
 
@@ -55,6 +56,7 @@ class Subscription:
     async def __aenter__(self) -> Self:
         if self._manager is not None:
             raise RuntimeError("a subscription is entered once; call subscribe() again")
+        self._identity = self._store.identity
         order = await self._store._resume(self._after)
         manager = self._store._live().tail(after=order)
         self._tail = await manager.__aenter__()
@@ -90,7 +92,7 @@ class Subscription:
                     self._passed = stored
                     continue
                 self._passed = None
-                self._position = Position.at(self._store.identity, stored.position, event.id)
+                self._position = Position.at(self._identity, stored.position, event.id)
                 return self._position, event
             self._waiting.extend(await self._page())
 

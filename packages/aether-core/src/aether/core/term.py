@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from aether.core.encoding import check_json
-from aether.core.errors import LeadershipLost, OutcomeUnknown
-from aether.core.lease import RENEW, RETRY, TRANSIENT, CorruptLease, Lease, Observer, Record, Sighting, nonce_of
+from aether.core.errors import CorruptLease, LeadershipLost, OutcomeUnknown
+from aether.core.lease import RENEW, RETRY, TRANSIENT, Lease, Observer, Record, Sighting, nonce_of
 from aether.core.spi import RevisionConflict
 
 # Parts of the ttl.
@@ -154,21 +154,18 @@ class Term:
         try:
             revision = await self._record.write(lease, expected=self._revision, within=within)
         except RevisionConflict:
-            await self._reconcile(refused=True)
-            raise
-        except OutcomeUnknown:
-            await self._reconcile(refused=False)
+            await self._reconcile()
             raise
         self._adopt(revision, lease.nonce)
 
-    async def _reconcile(self, *, refused: bool) -> None:
-        """Look whether a renewal landed whose answer was lost. If none did and one was refused, the term is over."""
+    async def _reconcile(self) -> None:
+        """A renewal was refused: either an earlier one has landed, whose answer was lost, or the term is over."""
         revision, found = await self._record.read()
         if found is not None and found.nonce in self._sent:
             self._adopt(revision, found.nonce)
-        elif refused and found is not None and found.token > self.token:
+        elif found is not None and found.token > self.token:
             self.end(f"{found.holder or 'somebody else'} has taken it with token {found.token}", release=False)
-        elif refused:
+        else:
             self.end("the register has lost its record", release=False)
 
     def _adopt(self, revision: int, nonce: str) -> None:

@@ -35,6 +35,8 @@ def _redact_option(option: str) -> str:
     name, equals, value = option.partition("=")
     if equals and any(word in unquote(name).lower() for word in _SECRET_OPTIONS):
         value = "***"
+    elif "//" in (plain := unquote(value)) and "@" in plain:
+        value = redact(plain)
     return f"{name}{equals}{value}"
 
 

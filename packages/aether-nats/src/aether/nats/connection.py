@@ -32,6 +32,7 @@ from nats.aio.subscription import Subscription
 
 _log = logging.getLogger("aether.nats")
 
+_LARGE_READS = 8  # of 4 MiB: half of what a server lets wait for a client before it cuts it off
 _CLOSE_SECONDS = 1.0
 _WATCH_SECONDS = 0.1  # how often a client that is not ours is looked at
 _HIGH_WATER = 1 << 20  # bytes that may wait for the socket before publishers wait
@@ -69,6 +70,9 @@ class Connection:
         self.client = client
         self.synced = synced
         """Whether the server is known to sync every write to the disk before it answers. Servers do not tell."""
+
+        self.large_reads = asyncio.Semaphore(_LARGE_READS)
+        """Held while an answer of many messages is under way."""
 
         self._what = what
         self._timeout = timeout
@@ -258,10 +262,11 @@ class Connection:
         self._check_connected()
         if self.client.pending_data_size > _HIGH_WATER:
             await self._drained()
+        size = len(payload) + (sum(len(key) + len(value) + 4 for key, value in headers.items()) + 12 if headers else 0)
+        if size > self.max_payload:  # nats-py leaves the headers out, and the server ends the connection
+            raise PayloadTooLarge("the message", size=size, limit=self.max_payload)
         try:
             await self._hand_over(self.client.publish(subject, payload, reply, dict(headers) if headers else None))
-        except nats.errors.MaxPayloadError as error:
-            raise PayloadTooLarge("the message", size=len(payload), limit=self.max_payload) from error
         except nats.errors.Error as error:
             raise self._unavailable(plain(error)) from error
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import logging
-import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from typing import Any
@@ -29,8 +29,8 @@ def monitors_of(url: BackendURL) -> tuple[str, ...]:
     monitors = tuple(str(value).split(","))
     for monitor in monitors:
         parts = urlsplit(monitor)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise url.error(f"monitor= is one or more URLs like http://localhost:8222, not {monitor[:80]!r}")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+            raise url.error("monitor= is one or more URLs like http://localhost:8222, without a user")
     return monitors
 
 
@@ -63,10 +63,10 @@ async def _synced(monitor: str, timeout: float) -> str | None:
     """The name of the server behind a monitoring URL, if it syncs every write."""
     try:
         answer = await asyncio.to_thread(_fetch, monitor.rstrip("/") + "/varz", timeout)
-    except (OSError, ValueError, urllib.error.URLError) as error:
-        _log.warning("%s does not tell how the server syncs, so the least is assumed: %s", monitor, error)
+        config = answer["jetstream"]["config"]
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
+        _log.warning("%s does not tell how the server syncs, so the least is assumed: %.100r", monitor, error)
         return None
-    config = (answer.get("jetstream") or {}).get("config") or {}
     return answer.get("server_name") if config.get("sync_always") is True else None
 
 

@@ -16,13 +16,14 @@ from aether.core.names import encode_token
 from aether.nats.commits import Commit, decode_commit
 from aether.nats.connection import ApiError, Connection, NoReply
 from aether.nats.patience import Patience
-from aether.nats.streams import check_stream, create_stream, stream_name, update_stream
+from aether.nats.streams import check_stream, create_stream, find_stream, stream_name, update_stream
 from nats.aio.msg import Msg
 
 BATCH = 8000
 """Messages per read, if their bytes allow it: 161,000 a second against 139,000 with 1,000 (measured)."""
 
 _BATCH_BYTES = 4 << 20
+_PAUSE = 0.05
 _IDENTITY = "aether.identity"
 _ATOMIC_BATCH_LEVEL = 2
 """The API level (`api_lvl` of the server's INFO) from which a stream can be told `allow_atomic`: server 2.12.
@@ -54,6 +55,11 @@ class EventLog:
         self.identity = ""
         self.replicas = 1
         self.atomic = False
+        self.highest = 0
+        """The highest sequence that the stream has been seen to reach."""
+
+        self._acknowledged = 0
+        self._config: dict[str, Any] = {}
         self._wanted_replicas = replicas
         self._prefix = f"aether.e.{namespace.replace('.', '=')}."
         self._generation = -1
@@ -71,6 +77,27 @@ class EventLog:
         """Create the stream if need be, check that it can lose nothing, and read what it is."""
         await self.patiently(self._open)
 
+    async def ready(self) -> None:
+        """After a reconnect, and after any doubt, make sure that it is the same stream on the other side."""
+        if self._generation == self.connection.generation:
+            return
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self.timeout
+        while (last := await self.patiently(self._look)) < self.highest:
+            # A new leader may not have applied all that it has; a stream that was restored never will.
+            if clock() >= deadline:
+                reason = f"the stream ended at sequence {self.highest} or later, and now ends at {last}"
+                raise StoreIdentityChanged(self.stream, reason)
+            await asyncio.sleep(_PAUSE)
+
+    def doubt(self) -> None:
+        """Something happened that would if the stream had been replaced: look before it is used again."""
+        self._generation = -1
+
+    def note(self, sequence: int) -> None:
+        """Remember that the stream has been seen to reach a sequence."""
+        self.highest = max(self.highest, sequence)
+
     async def _open(self, seconds: float) -> None:
         generation = self.connection.generation  # before asking: a reconnect meanwhile is looked at again
         config: dict[str, Any] = {
@@ -81,25 +108,38 @@ class EventLog:
         }
         if int(self.connection.server_info.get("api_lvl") or 0) >= _ATOMIC_BATCH_LEVEL:
             config["allow_atomic"] = True
-        found = await create_stream(self.connection, config, self._wanted_replicas, timeout=seconds)
+        found = (await create_stream(self.connection, config, self._wanted_replicas, timeout=seconds))["config"]
         check_stream(found, config)
-        if "allow_atomic" in config and not found.get("allow_atomic"):
-            # Made by an older server that was upgraded since.
-            found = await update_stream(self.connection, {**found, "allow_atomic": True}, timeout=seconds)
         identity = _identity(found)
         if identity is None:
             raise BackendUnusable(f"stream {self.stream!r} was not made by Aether; choose another namespace")
-        if self.identity and identity != self.identity:
-            raise StoreIdentityChanged(self.stream, f"the stream was {self.identity} and is {identity}")
+        if "allow_atomic" in config and not found.get("allow_atomic"):
+            # Made by an older server that was upgraded since.
+            upgraded = {**found, "allow_atomic": True}
+            found = (await update_stream(self.connection, upgraded, timeout=seconds))["config"]
+        self._config = config
         self.identity = identity
+        self._take_over(found, generation)
+
+    async def _look(self, seconds: float) -> int:
+        """Check that it is the stream that was opened, and return its last sequence. Never makes a new one."""
+        generation = self.connection.generation
+        answer = await find_stream(self.connection, self.stream, timeout=seconds)
+        if answer is None:
+            raise StoreIdentityChanged(self.stream, f"the stream {self.identity} is gone")
+        found = answer["config"]
+        if _identity(found) != self.identity:
+            raise StoreIdentityChanged(self.stream, f"the stream was {self.identity} and is {_identity(found)}")
+        check_stream(found, self._config)
+        last: int = answer["state"]["last_seq"]
+        if last >= self.highest:
+            self._take_over(found, generation)
+        return last
+
+    def _take_over(self, found: Mapping[str, Any], generation: int) -> None:
         self.replicas = found.get("num_replicas", 1)
         self.atomic = found.get("allow_atomic", False)
         self._generation = generation
-
-    async def ready(self) -> None:
-        """After a reconnect, make sure that it is the same stream on the other side."""
-        if self._generation != self.connection.generation:
-            await self.open()
 
     # --- Writing ---
 
@@ -115,9 +155,14 @@ class EventLog:
             raise OutcomeUnknown(what, reason=str(error)) from error
         ack = msgspec.json.decode(reply.data, type=_Ack) if reply.data else _Ack()
         if ack.error is None and ack.seq > 0:
+            if ack.seq < self._acknowledged:
+                self.doubt()  # sequences never go back
+            self._acknowledged = max(self._acknowledged, ack.seq)
+            self.note(ack.seq)
             return ack.seq
         if ack.error is not None and ack.error.err_code in WRONG_SEQUENCE:
             raise Refused
+        self.doubt()
         reason = f"the server refused it: {ack.error.description}" if ack.error else "no stream takes its subject"
         raise Unavailable(what, reason=reason)
 
@@ -126,7 +171,7 @@ class EventLog:
     async def last(self, subject: str) -> Commit | None:
         """The last commit on a subject (or on all, with a wildcard), as the stream's leader has it."""
         if self.replicas == 1:
-            return await self._get({"last_by_subj": subject})
+            return self._noted(await self._get({"last_by_subj": subject}))
         # Direct gets are answered by any replica: 6 to 18 of 600 were stale right after an append (measured).
         try:
             reply = await self.patiently(
@@ -137,7 +182,12 @@ class EventLog:
                 return None
             raise self.unreadable(error.description) from error
         message = reply["message"]
-        return decode_commit(base64.b64decode(message.get("data", "")), message["seq"])
+        return self._noted(decode_commit(base64.b64decode(message.get("data", "")), message["seq"]))
+
+    def _noted(self, commit: Commit | None) -> Commit | None:
+        if commit is not None:
+            self.note(commit.sequence)
+        return commit
 
     async def at_or_after(self, subject: str, sequence: int) -> Commit | None:
         """The first commit on a subject from a sequence on."""
@@ -186,7 +236,9 @@ class Batch:
 
     async def __aenter__(self) -> Batch:
         connection = self._log.connection
+        await connection.large_reads.acquire()
         with ExitStack() as stack:
+            stack.callback(connection.large_reads.release)
             inbox = stack.enter_context(connection.inbox(self._take))
             stack.callback(connection.on_disconnect(lambda: self._fail("the connection was lost")))
             await connection.publish(self._subject, self._payload, reply=inbox)
@@ -198,12 +250,14 @@ class Batch:
         self._end.cancel()
 
     async def result(self) -> tuple[list[bytes], int]:
-        """The bodies, and the sequence of the last of them, 0 if there is none."""
-        try:
-            async with asyncio.timeout(self._log.attempt):
-                last = await self._end
-        except TimeoutError:
-            raise self._log.unreadable(f"no answer within {self._log.attempt:g} s") from None
+        """The bodies, and the sequence of the last of them, 0 if there is none. Gives up when nothing arrives."""
+        seen = -1
+        while not self._end.done():
+            if len(self._bodies) == seen:
+                raise self._log.unreadable(f"no answer within {self._log.attempt:g} s")
+            seen = len(self._bodies)
+            await asyncio.wait([self._end], timeout=self._log.attempt)
+        last = self._end.result()
         return self._bodies, last if self._bodies else 0
 
     def _take(self, message: Msg) -> None:

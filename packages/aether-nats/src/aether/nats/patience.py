@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from aether.core.errors import Unavailable
+from aether.core.errors import Closed, Unavailable
 from aether.nats.connection import Connection, NoReply
 
 _SHORTEST_ATTEMPT = 1.0
@@ -37,8 +37,10 @@ class Patience:
             try:
                 return await ask(self.attempt)
             except (NoReply, Unavailable) as error:
+                if self._connection.closed:
+                    raise Closed("the connection") from error
                 left = deadline - clock()
-                if left <= pause or self._connection.closed:
+                if left <= pause:
                     if isinstance(error, NoReply):
                         raise Unavailable(what, reason=str(error)) from error
                     raise

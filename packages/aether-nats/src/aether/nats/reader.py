@@ -76,12 +76,12 @@ class Reader:
 
     async def _backwards(self, subject: str, latest: Commit, *, after: int, end: int, limit: int | None) -> Page:
         size = _REVERSE_PAGE if limit is None else min(limit, _REVERSE_PAGE)
-        start = max(after, end - size)
-        records: list[Stored] = []
-        while start + len(records) < end:
-            page = await self._page(subject, latest, after=start + len(records), end=end, limit=None)
-            records.extend(page.records)
-        return Page(records[::-1], more=start > after)
+        while True:
+            start = max(after, end - size)
+            page = await self._page(subject, latest, after=start, end=end, limit=None)
+            if not page.more:
+                return Page(page.records[::-1], more=start > after)
+            size = max(1, min(len(page.records), size // 2))  # too large for one page
 
     async def _locate(self, subject: str, version: int, latest: Commit) -> int:
         """A sequence at or shortly before the commit that holds `version`.

@@ -29,6 +29,7 @@ READY_SECONDS = 30.0
 """How long a server may take until it answers; one with millions of messages reads them first."""
 
 _POLL_SECONDS = 0.003
+_PAUSE_SECONDS = 1.0
 _PORT_TRIES = 10
 _LOG_LINES = 15
 
@@ -135,8 +136,21 @@ class NatsServer:
             self.stop_now()
 
     def pause(self) -> None:
-        """Stop it in its tracks with SIGSTOP: its connections stay open, and nothing answers."""
+        """Stop it in its tracks with SIGSTOP: its connections stay open, and nothing answers.
+
+        Waits until every thread has stopped: those on other cores go on for a moment, and answer.
+        """
         self._signal(signal.SIGSTOP)
+        deadline = time.monotonic() + _PAUSE_SECONDS
+        while time.monotonic() < deadline and not self._stopped():
+            time.sleep(_POLL_SECONDS / 10)
+
+    def _stopped(self) -> bool:
+        threads = Path(f"/proc/{self.pid}/task")
+        if not threads.is_dir():
+            return True  # no Linux: there is no way to see it
+        states = [(thread / "stat").read_text().rpartition(")")[2].split()[0] for thread in threads.iterdir()]
+        return all(state in "Tt" for state in states)
 
     def resume(self) -> None:
         """Let it go on after `pause`."""

@@ -68,7 +68,7 @@ class State:
         async def create(seconds: float) -> dict[str, Any]:
             return await create_stream(self.connection, config, self._replicas, timeout=seconds)
 
-        found = await self._patience(f"stream {self.stream!r}", create)
+        found = (await self._patience(f"stream {self.stream!r}", create))["config"]
         check_stream(found, config)
         if found.get("num_replicas", 1) > 1:
             await self.read(self._prefix + ">")  # a stream that was just made may have no leader yet

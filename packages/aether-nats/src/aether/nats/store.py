@@ -42,9 +42,11 @@ from aether.nats.tail import JetStreamTail
 
 _REMEMBERED = 100_000  # actors whose last sequence is kept: about 20 MB
 _HEADER_ROOM = 4096  # bytes of a message's headers, subject and first line, which count towards the payload
+_MOST_EVENTS = 10_000
 _MAX_BATCH = 1000  # messages of one atomic batch: the server's limit (10199)
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _PAUSE = 0.005
+_LEADER_PAUSE = 0.1
 
 Opening = Callable[[], AbstractAsyncContextManager[Connection]]
 
@@ -60,7 +62,10 @@ class JetStreamStore:
         self._monitors = monitors_of(url)
         self._stack = AsyncExitStack()
         self._tips: dict[str, tuple[int, int]] = {}
-        """The latest known (version, sequence) of actors. Versions never shrink, so a stale one can only be refused."""
+        """The latest known (version, sequence) of actors. Within one connection versions never shrink, so a stale one
+        can only be refused."""
+
+        self._remembered_at = 0
 
     @classmethod
     def from_connection(
@@ -97,13 +102,10 @@ class JetStreamStore:
 
     @property
     def limits(self) -> Limits:
-        room = self._connection.max_payload - _HEADER_ROOM
-        return Limits(
-            max_event_bytes=room,
-            max_commit_bytes=room,
-            max_commit_events=min(10_000, room // 256),
-            max_snapshot_bytes=room,
-        )
+        room = max(1, self._connection.max_payload - _HEADER_ROOM)
+        events = max(1, min(_MOST_EVENTS, room // 256))
+        size = max(1, room - events)  # a newline for each
+        return Limits(max_event_bytes=size, max_commit_bytes=size, max_commit_events=events, max_snapshot_bytes=room)
 
     @property
     def durability(self) -> Durability:
@@ -117,6 +119,10 @@ class JetStreamStore:
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
         await self._log.ready()
+        if self._remembered_at != self._log.connection.generation:
+            # What was known is of before a reconnect; behind it there may be an older state of the same stream.
+            self._tips.clear()
+            self._remembered_at = self._log.connection.generation
         if len(writes) > _MAX_BATCH:
             raise CommitTooLarge(size=len(writes), limit=_MAX_BATCH, unit="actors")
         deadline = asyncio.get_running_loop().time() + self._timeout
@@ -150,6 +156,10 @@ class JetStreamStore:
         version, sequence = self._tips.get(write.actor_id, (0, 0))
         if look or version != write.expected:
             version, sequence = await self._look(write.actor_id)
+            if version < write.expected and self._log.replicas > 1:
+                # A leader that was just elected may not have applied yet what another acknowledged.
+                await asyncio.sleep(_LEADER_PAUSE)
+                version, sequence = await self._look(write.actor_id)
         if version != write.expected:
             raise VersionConflict(write.actor_id, attempted=write.expected + 1, current=version)
         return sequence

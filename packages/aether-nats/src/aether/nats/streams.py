@@ -22,9 +22,19 @@ _SAFE: dict[str, Any] = {
     "deny_delete": True,
     "deny_purge": True,
 }
-"""What keeps a stream from discarding: a found stream must have exactly this."""
+"""What keeps a stream from discarding: it is made with this."""
 
-_DEFAULTS: dict[str, Any] = {"max_age": 0, "max_msgs": -1, "max_bytes": -1, "max_msg_size": -1, "retention": "limits"}
+_ALSO: dict[str, Any] = {
+    "max_msgs_per_subject": -1,
+    "no_ack": False,
+    "sealed": False,
+    "allow_rollup_hdrs": False,
+    "allow_msg_ttl": False,
+    "mirror": None,
+    "sources": None,
+    "subject_transform": None,
+}
+"""What a found stream must have besides: a server's defaults, which somebody may have changed."""
 
 
 def stream_name(kind: str, namespace: str) -> str:
@@ -32,10 +42,15 @@ def stream_name(kind: str, namespace: str) -> str:
     return f"{kind}-{namespace.replace('.', '=')}"
 
 
+async def find_stream(connection: Connection, name: str, *, timeout: float) -> dict[str, Any] | None:
+    """What the server says of the stream: its `config` and its `state`. None if there is no such stream."""
+    return await _Asking(connection, name, timeout)("INFO", {}, unless=_NOT_FOUND)
+
+
 async def create_stream(
     connection: Connection, config: Mapping[str, Any], replicas: int | None, *, timeout: float
 ) -> dict[str, Any]:
-    """Make the stream if it is not there, and return its configuration as the server has it.
+    """Make the stream if it is not there, and return what the server says of it.
 
     Several processes may do so at once. Without `replicas` it is three in a cluster, else one.
     """
@@ -53,7 +68,7 @@ async def create_stream(
 
 
 async def update_stream(connection: Connection, config: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
-    """Change the stream, and return its configuration as the server has it."""
+    """Change the stream, and return what the server says of it."""
     found = await _Asking(connection, config["name"], timeout)("UPDATE", config)
     assert found is not None
     return found
@@ -61,9 +76,10 @@ async def update_stream(connection: Connection, config: Mapping[str, Any], *, ti
 
 def check_stream(found: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Raise `BackendUnusable`, naming the setting, if the stream that was found could discard or lose messages."""
-    wanted = {**_SAFE, **{key: config[key] for key in ("subjects", "max_msgs_per_subject") if key in config}}
+    checked = ("subjects", "max_msgs_per_subject", "allow_direct")
+    wanted = {**_SAFE, **_ALSO, **{key: config[key] for key in checked if key in config}}
     for key, value in wanted.items():
-        have = found.get(key, _DEFAULTS.get(key))
+        have = found.get(key, _ALSO.get(key))
         if have != value:
             raise BackendUnusable(
                 f"stream {config['name']!r} has {key}={have!r} where Aether needs {value!r} so that nothing is lost; "
@@ -72,7 +88,7 @@ def check_stream(found: Mapping[str, Any], config: Mapping[str, Any]) -> None:
 
 
 class _Asking:
-    """JetStream's API for one stream, whose answers hold its configuration."""
+    """JetStream's API for one stream."""
 
     def __init__(self, connection: Connection, name: str, timeout: float) -> None:
         self._connection = connection
@@ -80,7 +96,7 @@ class _Asking:
         self._timeout = timeout
 
     async def __call__(self, verb: str, request: Mapping[str, Any], *, unless: int = 0) -> dict[str, Any] | None:
-        """The configuration, or None for the error `unless`."""
+        """The answer, or None for the error `unless`."""
         try:
             subject = f"$JS.API.STREAM.{verb}.{self._name}"
             answer = await self._connection.js_api(subject, dict(request), timeout=self._timeout)
@@ -93,4 +109,4 @@ class _Asking:
             raise Unavailable(f"stream {self._name!r}", reason=error.description, hint=hint) from error
         except NoReply as error:
             raise Unavailable(f"stream {self._name!r}", reason=str(error)) from error
-        return dict(answer["config"])
+        return answer

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, suppress
 
 import msgspec
 
-from aether.core.errors import CorruptEvent, StaleRead, Unavailable
+from aether.core.errors import CorruptEvent, StaleRead, StoreIdentityChanged, Unavailable
 from aether.core.event import new_id
 from aether.core.spi import Stored
 from aether.nats.commits import INDEX_BITS, decode_commit, sequence_of
@@ -29,7 +29,7 @@ _PULL_SECONDS = 30
 _HEARTBEAT_SECONDS = 2
 _SILENCE_SECONDS = 5.0  # more than two heartbeats: the consumer is gone
 _FORGET_SECONDS = 60  # the server drops a consumer that nobody pulls from; the next pull makes a new one
-_PULL_BYTES = 4 << 20
+_PULL_ROOM = 1 << 16
 _RETRY_SECONDS = 0.1
 _PULL_AGAIN = ("404", "408")  # nothing there, or the pull has expired
 
@@ -50,6 +50,8 @@ class JetStreamTail:
         self._next = 0
         self._pulled = 0
         self._lost = False
+        self._delivered: Stored | None = None
+        self._suspicious = False
         self._forget: Callable[[], None] | None = None
 
     # --- Life ---
@@ -79,10 +81,13 @@ class JetStreamTail:
                 continue
             if page:
                 self._after = page[-1].position
+                self._delivered = page[-1]
+                self._log.note(sequence_of(self._after))
                 return page
 
     async def _catch_up(self, limit: int) -> Sequence[Stored]:
         await self._log.ready()
+        await self._check_history()
         if self._after >= self._end:
             last = await self._log.last(self._log.subjects)
             if last is not None:
@@ -91,6 +96,16 @@ class JetStreamTail:
             return (await self._reader.feed(after=self._after, upto=self._end, limit=limit)).records
         await self._make_consumer()
         return ()
+
+    async def _check_history(self) -> None:
+        """After a loss, make sure that what was delivered last still stands there: the stream may be restored."""
+        delivered = self._delivered
+        if self._suspicious and delivered is not None:
+            place = delivered.position
+            page = await self._reader.feed(after=place - 1, upto=place, limit=1)
+            if not page.records or page.records[0].data != delivered.data:
+                raise StoreIdentityChanged(place, "another event stands there, or none")
+        self._suspicious = False
 
     async def _live(self, limit: int) -> Sequence[Stored]:
         """What the consumer has delivered; waits for it."""
@@ -139,16 +154,21 @@ class JetStreamTail:
         self._consumer = name
 
     async def _pull(self, limit: int) -> None:
-        self._pulled = limit
         request = {
             "batch": limit,
-            "max_bytes": max(_PULL_BYTES, 2 * self._log.connection.max_payload),
+            # At least one message of any size, and not much more: many tails may share a connection.
+            "max_bytes": self._log.connection.max_payload + _PULL_ROOM,
             "expires": _PULL_SECONDS * _SECOND,
             "idle_heartbeat": _HEARTBEAT_SECONDS * _SECOND,
         }
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._log.stream}.{self._consumer}"
         payload = msgspec.json.encode(request)
-        await self._log.connection.publish(subject, payload, reply=self._inbox)
+        self._pulled = limit
+        try:
+            await self._log.connection.publish(subject, payload, reply=self._inbox)
+        except BaseException:
+            self._pulled = 0
+            raise
 
     def _take(self, message: Msg) -> None:
         """Called for every message of the subscription, in order."""
@@ -175,6 +195,8 @@ class JetStreamTail:
 
     def _lose(self) -> None:
         self._lost = True
+        self._suspicious = True
+        self._log.doubt()
         self._wake.set()
 
     async def _drop(self) -> None:
