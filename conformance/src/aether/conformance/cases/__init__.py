@@ -1,0 +1,24 @@
+"""The cases. Importing this registers them, in the order of the rules."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_MODULES = (
+    "append",
+    "outcome",
+    "limits",
+    "read",
+    "feed",
+    "subscribe",
+    "state",
+    "names",
+    "close",
+    "bus",
+    "bus_close",
+    "register",
+    "election",
+)
+
+for _module in _MODULES:
+    import_module(f"{__name__}.{_module}")

@@ -1,0 +1,421 @@
+"""bus: who gets what, in which order, and what happens to those who are too slow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from aether.conformance.context import Context, event, sized
+from aether.conformance.corpus import HOSTILE_NAMES, INVALID_NAMES
+from aether.conformance.rules import case, refusal
+from aether.conformance.violations import Violation, expect, expect_equal, expect_error
+from aether.core import (
+    BusSubscription,
+    Durability,
+    Event,
+    EventBus,
+    Feature,
+    InvalidEvent,
+    InvalidName,
+    NoResponders,
+    PayloadTooLarge,
+    SlowConsumer,
+    TimedOut,
+    Unavailable,
+)
+from aether.core.spi import BusDriver
+
+_LAST = 1_000_000
+
+
+def _marker(actor_id: str = "marker", **fields: str) -> Event:
+    """What is published behind everything else: who has seen it has seen all before it, by the order of the bus."""
+    return event(actor_id, _LAST, **fields)
+
+
+async def _until_marker(ctx: Context, events: BusSubscription, markers: int = 1) -> list[Event]:
+    """What a subscription delivers before the marker of each publisher."""
+    found: list[Event] = []
+
+    async def fill() -> None:
+        left = markers
+        async for one in events:
+            if one.version != _LAST:
+                found.append(one)
+                continue
+            left -= 1
+            if left == 0:
+                return
+
+    try:
+        await ctx.within(fill(), "everything that was published")
+    except Violation as violation:
+        raise Violation(expected=violation.expected, found=f"{len(found)} events: {found!r}") from None
+    return found
+
+
+@case("bus.deliver")
+async def deliver(ctx: Context) -> None:
+    """Every live subscription MUST get each published event once, exactly as it was published; its publisher's, too."""
+    one, two = await ctx.bus(), await ctx.bus()
+    published = [
+        event("a", 1, data={"numbers": [1, 1e308, -0.0], "text": 'é\r\n"\x00', "": None}, metadata={"k": "ü"}),
+        event("a", 1),
+        event("b", 7, type="other type"),
+    ]
+    async with one.subscribe() as own, one.subscribe() as again, two.subscribe() as other:
+        await one.publish(*published)
+        await one.publish(_marker())
+        for events in (own, again, other):
+            expect_equal(await _until_marker(ctx, events), published, "what is delivered")
+
+
+@case("bus.deliver#late")
+async def deliver_late(ctx: Context) -> None:
+    """A subscription MUST get nothing that was published before it was entered, or after it was left."""
+    bus, other = await ctx.bus(), await ctx.bus()
+    async with other.subscribe() as witness:
+        await bus.publish(event("early", 1), _marker())
+        await _until_marker(ctx, witness)
+        async with other.subscribe() as events:
+            await bus.publish(event("live", 1), _marker())
+            expect_equal([one.actor_id for one in await _until_marker(ctx, events)], ["live"], "what is delivered")
+        await bus.publish(event("late", 1), _marker())
+        found = [one.actor_id for one in await _until_marker(ctx, witness)]
+        expect_equal(found, ["live"], "what the witness got up to the second marker")
+
+
+@case("bus.deliver#names")
+async def deliver_names(ctx: Context) -> None:
+    """Any valid actor id and type MUST be delivered as it is, and MUST be found by a filter for exactly it."""
+    bus, other = await ctx.bus(), await ctx.bus()
+    async with other.subscribe(buffer=10_000) as events:
+        published = [event(name, 1, type=name, id=name) for name in HOSTILE_NAMES]
+        await bus.publish(*published, _marker())
+        expect_equal(await _until_marker(ctx, events), published, "what is delivered")
+    for name in HOSTILE_NAMES[:40]:
+        async with other.subscribe(types={name}) as events:
+            await bus.publish(*published, _marker(type=name))
+            found = [one.type for one in await _until_marker(ctx, events)]
+            expect_equal(found, [name], f"what subscribe(types={{{name!r}}}) gets")
+
+
+@case("bus.deliver#refused")
+async def deliver_refused(ctx: Context) -> None:
+    """Invalid names and events MUST be refused before anything of the call is sent."""
+    bus = await ctx.bus()
+    async with bus.subscribe() as events:
+        for name in INVALID_NAMES:
+            with expect_error(InvalidName, f"publishing with actor id {name!r:.60}"):
+                await bus.publish(event("good", 1), event(name, 1))  # type: ignore[arg-type]
+        with expect_error(InvalidEvent, "publishing what is no JSON"):
+            await bus.publish(event("good", 1), event("a", 1, data={"x": float("nan")}))
+        await bus.publish(_marker())
+        expect_equal(await _until_marker(ctx, events), [], "what is delivered")
+
+
+@case("bus.deliver#large")
+async def deliver_large(ctx: Context) -> None:
+    """An event of the largest size MUST be delivered; one byte more MUST be PayloadTooLarge, and nothing is sent."""
+    drivers: list[BusDriver] = []
+
+    def wrap(inner: BusDriver) -> BusDriver:
+        drivers.append(inner)
+        return inner
+
+    bus, other = await ctx.bus(wrap=wrap), await ctx.bus()
+    limit = drivers[0].max_message_bytes
+    async with other.subscribe() as events:
+        with expect_error(PayloadTooLarge, f"publishing an event of {limit + 1} bytes"):
+            await bus.publish(event("good", 1), sized("a", 1, limit + 1))
+        large = sized("a", 1, limit)
+        await bus.publish(large, _marker())
+        found = await _until_marker(ctx, events)
+        expect(found == [large], f"one event of {limit} bytes", found=f"{len(found)} events, or another one")
+
+
+@case("bus.order")
+async def order(ctx: Context) -> None:
+    """Events of one publisher MUST reach every subscription in the order of publishing."""
+    publishers = [await ctx.bus() for _ in range(3)]
+    reader = await ctx.bus()
+
+    async def publish(number: int) -> None:
+        for version in range(1, 301):
+            await publishers[number].publish(event(f"p{number}", version))
+        await publishers[number].publish(_marker(str(number)))
+
+    async with reader.subscribe(buffer=5000) as one, publishers[0].subscribe(buffer=5000) as two:
+        await ctx.within(asyncio.gather(*(publish(number) for number in range(3))), "3 publishers to end")
+        for events in (one, two):
+            found = await _until_marker(ctx, events, markers=3)
+            for number in range(3):
+                versions = [each.version for each in found if each.actor_id == f"p{number}"]
+                expect_equal(versions, list(range(1, 301)), f"the versions of publisher {number}")
+
+
+@case("bus.ready")
+async def ready(ctx: Context) -> None:
+    """When a subscription has been entered, what anybody publishes afterwards MUST be delivered."""
+    publisher, reader = await ctx.bus(), await ctx.bus()
+    for version in range(1, 31):
+        async with reader.subscribe() as events:
+            await publisher.publish(event("a", version))
+            found = await ctx.take(events, 1, "event published right after entering")
+            expect_equal([one.version for one in found], [version], "the version")
+
+
+@case("bus.filter")
+async def filters(ctx: Context) -> None:
+    """`types` MUST be an OR over names, `actors` a pattern with `*` for any run of characters, both together an AND."""
+    bus, reader = await ctx.bus(), await ctx.bus()
+    actors = ("order-1", "order-22", "user-1", "Order-1", "order.1", "order-", "xorder-1", "a*b", ">", "é")
+    published = [event(actor, 1, type=kind) for actor in actors for kind in ("Placed", "Paid", "*")]
+    for types, pattern, wanted, last in (
+        ({"Placed"}, None, actors, "m"),
+        ({"Placed", "*"}, None, actors, "m"),
+        ({"placed", "Unknown"}, None, (), "m"),
+        (None, "order-*", ("order-1", "order-22", "order-"), "order-m"),
+        (None, "*-1", ("order-1", "user-1", "Order-1", "xorder-1"), "m-1"),
+        (None, "*order*1", ("order-1", "order.1", "xorder-1"), "order1"),
+        (None, "order.1", ("order.1",), "order.1"),
+        (None, ">", (">",), ">"),
+        (None, "*", actors, "m"),
+        ({"Paid"}, "*r-1", ("order-1", "user-1", "Order-1", "xorder-1"), "r-1"),
+    ):
+        async with reader.subscribe(types=types, actors=pattern) as events:
+            await bus.publish(*published, _marker(last, type=min(types or {"Marker"})))
+            expected = [one for one in published if one.actor_id in wanted and (types is None or one.type in types)]
+            found = await _until_marker(ctx, events)
+            expect_equal(found, expected, f"what subscribe(types={types}, actors={pattern!r}) gets")
+
+
+@case("bus.namespace")
+async def namespace(ctx: Context) -> None:
+    """Events of another namespace MUST be invisible, however alike the names."""
+    buses = [await ctx.bus(namespace=ctx.namespace + ending) for ending in ("", ".b", "-b", "b", ".b.c")]
+    async with AsyncExitStack() as stack:
+        entered = [await stack.enter_async_context(bus.subscribe()) for bus in buses]
+        for bus in buses:
+            await bus.publish(event(bus.namespace, 1))
+        for bus in buses:
+            await bus.publish(_marker())
+        for bus, events in zip(buses, entered, strict=True):
+            found = [one.actor_id for one in await _until_marker(ctx, events)]
+            expect_equal(found, [bus.namespace], f"what a subscription of {bus.namespace} gets")
+
+
+@case("bus.namespace#across")
+async def across(ctx: Context) -> None:
+    """`namespaces=` MUST look across by the token rules: `*` is one token, a last `>` one or more."""
+    base = ctx.namespace
+    endings = ("", ".b", ".c", ".b.c", ".b.c.d", "-x", "x.b")
+    buses = {ending: await ctx.bus(namespace=base + ending) for ending in endings}
+    reader = buses[""]
+    for pattern, wanted in (
+        (f"{base}.*", {".b", ".c"}),
+        (f"{base}.>", {".b", ".c", ".b.c", ".b.c.d"}),
+        (f"{base}.*.c", {".b.c"}),
+        (f"{base}.b.>", {".b.c", ".b.c.d"}),
+        (f"{base}.b", {".b"}),
+    ):
+        async with reader.subscribe(namespaces=pattern) as events:
+            for ending, bus in buses.items():
+                await bus.publish(event(ending or "own", 1), _marker())
+            found = {one.actor_id for one in await _until_marker(ctx, events, markers=len(wanted))}
+            expect_equal(found, wanted, f"the namespaces that subscribe(namespaces={pattern!r}) sees")
+    for wrong in ("", "*x", "a.>.b", "A", "a..b", "a b"):
+        with expect_error(InvalidName, f"subscribe(namespaces={wrong!r})"):
+            reader.subscribe(namespaces=wrong)
+
+
+# --- Queues and slow subscribers ---
+
+
+@asynccontextmanager
+async def _collecting(ctx: Context, *subscriptions: BusSubscription) -> AsyncIterator[list[list[Event]]]:
+    """Read subscriptions in the background; what each has got so far."""
+    got: list[list[Event]] = [[] for _ in subscriptions]
+
+    async def collect(events: BusSubscription, into: list[Event]) -> None:
+        async for one in events:
+            into.append(one)  # noqa: PERF401  (it is endless: each event counts when it comes)
+
+    async with AsyncExitStack() as stack:
+        for events in subscriptions:
+            await stack.enter_async_context(events)
+        work = [collect(events, into) for events, into in zip(subscriptions, got, strict=True)]
+        async with ctx.background(*work):
+            yield got
+
+
+@case("bus.queue")
+async def queue(ctx: Context) -> None:
+    """Of the subscribers that name one queue, each event MUST go to exactly one; other queues get it, too."""
+    publisher, one, two = await ctx.bus(), await ctx.bus(), await ctx.bus()
+    readers = (
+        one.subscribe(queue="workers"),
+        two.subscribe(queue="workers"),
+        two.subscribe(queue="workers"),
+        one.subscribe(queue="workers.*"),
+        two.subscribe(),
+    )
+    total = 0
+    async with _collecting(ctx, *readers) as got:
+        for batch in range(3):
+            await publisher.publish(*(event(f"a{batch}", version) for version in range(1, 41)))
+            total += 40
+            await ctx.eventually(
+                lambda: sum(map(len, got[:3])) >= total and min(map(len, got[3:])) >= total,  # noqa: B023
+                f"{total} events in each of two queues and one subscription without",
+            )
+    for name, members in (("workers", got[:3]), ("workers.*", got[3:4]), ("no queue", got[4:])):
+        counts = Counter(one.id for member in members for one in member)
+        more = [event_id for event_id, count in counts.items() if count > 1]
+        expect(not more and len(counts) == total, f"{total} events once each in {name}", found=f"twice: {more}")
+
+
+@case("bus.queue#member")
+async def queue_member(ctx: Context) -> None:
+    """When a member of a queue has left, what is published MUST come to the others, as soon as the servers know."""
+    publisher, one, two = await ctx.bus(), await ctx.bus(), await ctx.bus()
+    async with _collecting(ctx, two.subscribe(queue="q"), two.subscribe()) as (member, witness):
+        async with _collecting(ctx, one.subscribe(queue="q")) as (leaving,):
+            await publisher.publish(*(event("a", version) for version in range(1, 21)))
+            await ctx.eventually(lambda: len(member) + len(leaving) >= 20, "20 events in the queue")
+
+        async def publish_until_enough(enough: int) -> None:
+            version = 0
+            while len(member) < enough:
+                version += 1
+                seen = len(witness)
+                await publisher.publish(event("b", version))
+                await ctx.eventually(lambda: len(witness) > seen, "an event for a witness")  # noqa: B023  (awaited here)
+
+        await ctx.within(publish_until_enough(len(member) + 20), "20 events for the member that is left")
+
+
+@case("bus.overflow")
+async def overflow(ctx: Context) -> None:
+    """A subscriber that is too slow MUST raise SlowConsumer with the number of lost events, and go on with new ones."""
+    publisher, reader = await ctx.bus(), await ctx.bus()
+    async with reader.subscribe(buffer=4) as events:
+        await ctx.within(publisher.publish(*(event("a", version) for version in range(1, 51))), "50 events to be sent")
+        await ctx.eventually(lambda: events.dropped >= 46, "46 events to be dropped")
+        kept = await ctx.take(events, 4, "events that were kept")
+        expect_equal([one.version for one in kept], [1, 2, 3, 4], "the versions that were kept")
+        with expect_error(SlowConsumer, "reading on behind an overflow") as caught:
+            await ctx.within(anext(events), "SlowConsumer")
+        expect_equal((caught.error.dropped, events.dropped), (46, 46), "the number of dropped events")
+        await publisher.publish(event("b", 1))
+        expect_equal((await ctx.take(events, 1, "new event"))[0].actor_id, "b", "the event behind the gap")
+
+
+@case("bus.overflow#oldest")
+async def overflow_oldest(ctx: Context) -> None:
+    """With `overflow="drop_oldest"` the newest events MUST be kept, and the others counted."""
+    publisher, reader = await ctx.bus(), await ctx.bus()
+    async with reader.subscribe(buffer=4, overflow="drop_oldest") as events:
+        await publisher.publish(*(event("a", version) for version in range(1, 51)))
+        await ctx.eventually(lambda: events.dropped >= 46, "46 events to be dropped")
+        kept = await ctx.take(events, 4, "events that were kept")
+        expect_equal([one.version for one in kept], [47, 48, 49, 50], "the versions that were kept")
+        expect_equal(events.dropped, 46, "the number of dropped events")
+
+
+@case("bus.overflow#publisher")
+async def overflow_publisher(ctx: Context) -> None:
+    """A subscriber that never reads MUST neither block a publisher nor take anything from another subscriber."""
+    publisher, reader = await ctx.bus(), await ctx.bus()
+    total = 3000
+    async with reader.subscribe(buffer=4), reader.subscribe(buffer=total + 1) as events:
+        publishing = publisher.publish(*(event("a", version) for version in range(1, total + 1)), _marker())
+        await ctx.within(publishing, f"{total} events to be sent")
+        found = [one.version for one in await _until_marker(ctx, events)]
+        expect(found == list(range(1, total + 1)), f"{total} events in order", found=f"{len(found)}, or another order")
+
+
+# --- Requests ---
+
+
+@asynccontextmanager
+async def _responding(ctx: Context, bus: EventBus) -> AsyncIterator[None]:
+    """Answer every request with a copy of its data."""
+
+    async def respond() -> None:
+        async for request in events:
+            await bus.reply(request, event("answer", 1, type="Answer", data=request.data))
+
+    async with bus.subscribe(types={"Question"}) as events, ctx.background(respond()):
+        yield
+
+
+@case("bus.request")
+async def request(ctx: Context) -> None:
+    """Each of many requests at once MUST get the reply to itself, and nobody else MUST see it."""
+    asker, responder, witness = await ctx.bus(), await ctx.bus(), await ctx.bus()
+    async with witness.subscribe() as events, _responding(ctx, responder):
+        questions = [event("q", 1, type="Question", data={"number": number}) for number in range(20)]
+        replies = await ctx.within(asyncio.gather(*map(asker.request, questions)), "20 replies")
+        expect_equal([reply.data for reply in replies], [one.data for one in questions], "the data of the replies")
+        await asker.publish(_marker())
+        kinds = {one.type for one in await _until_marker(ctx, events)}
+        expect_equal(kinds, {"Question"}, "what somebody else sees")
+
+
+@case("bus.request#timeout")
+async def request_timeout(ctx: Context) -> None:
+    """A request that nobody answers in time MUST raise TimedOut."""
+    asker, silent = await ctx.bus(), await ctx.bus()
+    async with silent.subscribe():
+        with expect_error(TimedOut, "a request to a silent subscriber"):
+            await ctx.within(asker.request(event("q", 1), timeout=0.05), "TimedOut")
+    with expect_error(InvalidEvent, "replying to what asks for no reply"):
+        await asker.reply(event("q", 1), event("a", 1))
+
+
+@case("bus.request#nobody", needs={Feature.NO_RESPONDERS})
+async def request_nobody(ctx: Context) -> None:
+    """With NO_RESPONDERS, a request that nobody is subscribed to MUST raise NoResponders, long before its time-out."""
+    bus = await ctx.bus()
+    with expect_error(NoResponders, "a request without subscribers"):
+        await ctx.within(bus.request(event("q", 1), timeout=100 * ctx.deadline), "NoResponders")
+
+
+@refusal(Feature.NO_RESPONDERS, "bus.request#unclaimed")
+async def request_unclaimed(ctx: Context) -> None:
+    """Without NO_RESPONDERS, a request that nobody is subscribed to MUST raise TimedOut at its time-out."""
+    bus = await ctx.bus()
+    with expect_error(TimedOut, "a request without subscribers"):
+        await ctx.within(bus.request(event("q", 1), timeout=0.05), "TimedOut")
+
+
+# --- The server goes and comes back ---
+
+
+@case("bus.reconnect", faults={"restart"}, durability=Durability.PROCESS)
+async def reconnect(ctx: Context) -> None:
+    """When the server comes back, subscriptions MUST deliver again by themselves, and count the interruption."""
+    publisher, reader = await ctx.bus(), await ctx.bus()
+    async with reader.subscribe(types={"After"}) as events:
+        await ctx.restart()
+        waiting = asyncio.create_task(anext(events))
+
+        async def publish_until_seen() -> None:
+            version = 0
+            while not waiting.done():
+                version += 1
+                try:
+                    await publisher.publish(event("a", version, type="After"))
+                    await publisher.request(event("a", version, type="Nothing"), timeout=0.05)
+                except (Unavailable, NoResponders, TimedOut):
+                    await asyncio.sleep(0)
+
+        try:
+            await ctx.within(publish_until_seen(), "an event behind the restart")
+        finally:
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        expect(events.interrupted >= 1, "the interruption to be counted", found=events.interrupted)

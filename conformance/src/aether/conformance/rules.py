@@ -1,0 +1,116 @@
+"""The registry of rules and cases.
+
+A case is a coroutine function that takes a `Context`; its docstring is the rule, one sentence with MUST. A rule may
+have several cases: `store.append.conflict#below` and `store.append.conflict#commit` check `store.append.conflict`.
+Cases are listed here and nowhere else: no author of a backend can leave one out by not inheriting it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from aether.core.features import Durability, Feature
+
+if TYPE_CHECKING:
+    from aether.conformance.context import Context
+
+Body = Callable[["Context"], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One check of one rule, and what it takes to run it."""
+
+    id: str
+    sentence: str
+    body: Body
+    needs: frozenset[Feature] = frozenset()
+    """The features without which the rule does not hold."""
+
+    lacks: Feature | None = None
+    """The feature that must not be claimed: the case checks that it is refused."""
+
+    faults: frozenset[str] = frozenset()
+    durability: Durability = Durability.NONE
+    """The least durability that a store must claim for the rule to hold."""
+
+    processes: bool = False
+    """Whether other processes must be able to reach the server."""
+
+    @property
+    def rule(self) -> str:
+        """The id of the rule that the case checks."""
+        return self.id.partition("#")[0]
+
+
+_CASES: dict[str, Case] = {}
+
+ELSEWHERE = {
+    "store.feed.parallel": (
+        "16 concurrent appenders on distinct actors MUST be at least 3 times as fast as one. "
+        "A figure, not a case: `bench/` measures it."
+    )
+}
+"""Rules without a case, and where they are checked."""
+
+
+def case(
+    case_id: str,
+    *,
+    needs: Iterable[Feature] = (),
+    faults: Iterable[str] = (),
+    durability: Durability = Durability.NONE,
+    processes: bool = False,
+) -> Callable[[Body], Body]:
+    """Register a case under its rule's id."""
+
+    def register(body: Body) -> Body:
+        _add(
+            Case(
+                case_id,
+                _sentence(case_id, body),
+                body,
+                needs=frozenset(needs),
+                faults=frozenset(faults),
+                durability=durability,
+                processes=processes,
+            )
+        )
+        return body
+
+    return register
+
+
+def refusal(feature: Feature, case_id: str) -> Callable[[Body], Body]:
+    """Register a case for backends that do not claim a feature: half of a feature is a violation."""
+
+    def register(body: Body) -> Body:
+        _add(Case(case_id, _sentence(case_id, body), body, lacks=feature))
+        return body
+
+    return register
+
+
+@cache
+def all_cases() -> dict[str, Case]:
+    """Every case of the suite, by id, in the order of the rules."""
+    import_module("aether.conformance.cases")  # importing them registers them
+    return dict(_CASES)
+
+
+def _sentence(case_id: str, body: Body) -> str:
+    text = inspect.cleandoc(body.__doc__ or "").partition("\n\n")[0]
+    if not text:
+        raise ValueError(f"case {case_id} has no docstring; write its rule there, one sentence with MUST")
+    return " ".join(text.split())
+
+
+def _add(new: Case) -> None:
+    if new.id in _CASES:
+        raise ValueError(f"case {new.id} is there already; ids never repeat")
+    _CASES[new.id] = new
