@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 from aether.core.errors import Closed
 from aether.core.names import check_namespace
 from aether.core.scope import DEFAULT_TIMEOUT
+
+# A library's warnings go where the application sends them, and nowhere if it has not said where.
+logging.getLogger("aether").addHandler(logging.NullHandler())
 
 
 class Openable(Protocol):

@@ -30,6 +30,7 @@ MAX_TTL = 86_400.0
 # Parts of the ttl.
 RENEW = 0.2  # between two renewals, so that several may fail; also what one call may take
 RETRY = 0.05  # before the next try, after a failure
+_LONGEST_PAUSE = 1.0  # seconds: what keeps a candidate from trying is short, however long the lease
 _SILENCE = 0.45  # without news of the record before it is read: the watch may be dead
 
 TRANSIENT = (Unavailable, OutcomeUnknown, TimedOut)
@@ -177,7 +178,7 @@ class Observer:
             if quiet <= 0:
                 await self._catch_up()
             elif self._watch is None:
-                await self._clock.sleep(min(seconds, quiet, self._record.part(RETRY, 0.5)))
+                await self._clock.sleep(min(seconds, quiet, _LONGEST_PAUSE, self._record.part(RETRY, 0.5)))
             else:
                 await self._listen(self._watch, min(seconds, quiet))
         except TRANSIENT:
@@ -190,7 +191,7 @@ class Observer:
 
     async def pause(self) -> None:
         """Wait a little before the next try."""
-        await self._clock.sleep(self._record.part(RETRY, 0.5))
+        await self._clock.sleep(min(_LONGEST_PAUSE, self._record.part(RETRY, 0.5)))
 
     def _quiet(self) -> float:
         """How much longer the watch may be silent before the record is read."""

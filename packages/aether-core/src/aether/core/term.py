@@ -216,10 +216,16 @@ class Campaign:
             await observer.wait(wait)
             return None
         try:
-            return await self._try(observer, seen)
-        except (RevisionConflict, *TRANSIENT):
-            await observer.pause()
-            return None
+            try:
+                return await self._try(observer, seen)
+            except RevisionConflict:
+                # Another candidate was faster. Its term may be short, so do not sleep through its end: look at once.
+                if await observer.read() is not seen:
+                    return None
+        except TRANSIENT:
+            pass
+        await observer.pause()
+        return None
 
     def _wait(self, seen: Sighting) -> float:
         """How long the record must stand still yet. What this very attempt left behind, nobody holds."""
