@@ -24,6 +24,8 @@ class Reader:
 
     async def actor(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
         """One page of an actor's events."""
+        if upto is not None and upto <= after:
+            return Page([], more=False)
         subject = self._log.subject(actor_id)
         if after or reverse:
             latest = await self._log.last(subject)
