@@ -193,12 +193,19 @@ class Context:
     async def recovers(self, call: Callable[[], Awaitable[ResultT]], what: str) -> ResultT:
         """Repeat a call that fails because the server is not back yet, with a bound."""
 
+        answers: list[ResultT] = []
+
+        async def answered() -> bool:
+            try:
+                answers.append(await call())
+            except (Unavailable, OutcomeUnknown, StaleRead, TimedOut):
+                return False
+            return True
+
         async def repeat() -> ResultT:
-            while True:
-                try:
-                    return await call()
-                except (Unavailable, OutcomeUnknown, StaleRead, TimedOut):
-                    await asyncio.sleep(_POLL)
+            while not await answered():  # noqa: ASYNC110  (as above)
+                await asyncio.sleep(_POLL)
+            return answers[0]
 
         return await self.within(repeat(), what)
 

@@ -15,9 +15,11 @@ _MODULES = (
     "names",
     "close",
     "bus",
+    "bus_queue",
     "bus_close",
     "register",
     "election",
+    "election_end",
 )
 
 for _module in _MODULES:

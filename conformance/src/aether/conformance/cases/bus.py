@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -21,7 +20,6 @@ from aether.core import (
     InvalidName,
     NoResponders,
     PayloadTooLarge,
-    SlowConsumer,
     TimedOut,
     Unavailable,
 )
@@ -30,12 +28,12 @@ from aether.core.spi import BusDriver
 _LAST = 1_000_000
 
 
-def _marker(actor_id: str = "marker", **fields: str) -> Event:
+def marker(actor_id: str = "marker", **fields: str) -> Event:
     """What is published behind everything else: who has seen it has seen all before it, by the order of the bus."""
     return event(actor_id, _LAST, **fields)
 
 
-async def _until_marker(ctx: Context, events: BusSubscription, markers: int = 1) -> list[Event]:
+async def until_marker(ctx: Context, events: BusSubscription, markers: int = 1) -> list[Event]:
     """What a subscription delivers before the marker of each publisher."""
     found: list[Event] = []
 
@@ -67,9 +65,9 @@ async def deliver(ctx: Context) -> None:
     ]
     async with one.subscribe() as own, one.subscribe() as again, two.subscribe() as other:
         await one.publish(*published)
-        await one.publish(_marker())
+        await one.publish(marker())
         for events in (own, again, other):
-            expect_equal(await _until_marker(ctx, events), published, "what is delivered")
+            expect_equal(await until_marker(ctx, events), published, "what is delivered")
 
 
 @case("bus.deliver#late")
@@ -77,13 +75,13 @@ async def deliver_late(ctx: Context) -> None:
     """A subscription MUST get nothing that was published before it was entered, or after it was left."""
     bus, other = await ctx.bus(), await ctx.bus()
     async with other.subscribe() as witness:
-        await bus.publish(event("early", 1), _marker())
-        await _until_marker(ctx, witness)
+        await bus.publish(event("early", 1), marker())
+        await until_marker(ctx, witness)
         async with other.subscribe() as events:
-            await bus.publish(event("live", 1), _marker())
-            expect_equal([one.actor_id for one in await _until_marker(ctx, events)], ["live"], "what is delivered")
-        await bus.publish(event("late", 1), _marker())
-        found = [one.actor_id for one in await _until_marker(ctx, witness)]
+            await bus.publish(event("live", 1), marker())
+            expect_equal([one.actor_id for one in await until_marker(ctx, events)], ["live"], "what is delivered")
+        await bus.publish(event("late", 1), marker())
+        found = [one.actor_id for one in await until_marker(ctx, witness)]
         expect_equal(found, ["live"], "what the witness got up to the second marker")
 
 
@@ -93,12 +91,12 @@ async def deliver_names(ctx: Context) -> None:
     bus, other = await ctx.bus(), await ctx.bus()
     async with other.subscribe(buffer=10_000) as events:
         published = [event(name, 1, type=name, id=name) for name in HOSTILE_NAMES]
-        await bus.publish(*published, _marker())
-        expect_equal(await _until_marker(ctx, events), published, "what is delivered")
+        await bus.publish(*published, marker())
+        expect_equal(await until_marker(ctx, events), published, "what is delivered")
     for name in HOSTILE_NAMES[:40]:
         async with other.subscribe(types={name}) as events:
-            await bus.publish(*published, _marker(type=name))
-            found = [one.type for one in await _until_marker(ctx, events)]
+            await bus.publish(*published, marker(type=name))
+            found = [one.type for one in await until_marker(ctx, events)]
             expect_equal(found, [name], f"what subscribe(types={{{name!r}}}) gets")
 
 
@@ -112,8 +110,8 @@ async def deliver_refused(ctx: Context) -> None:
                 await bus.publish(event("good", 1), event(name, 1))  # type: ignore[arg-type]
         with expect_error(InvalidEvent, "publishing what is no JSON"):
             await bus.publish(event("good", 1), event("a", 1, data={"x": float("nan")}))
-        await bus.publish(_marker())
-        expect_equal(await _until_marker(ctx, events), [], "what is delivered")
+        await bus.publish(marker())
+        expect_equal(await until_marker(ctx, events), [], "what is delivered")
 
 
 @case("bus.deliver#large")
@@ -131,8 +129,8 @@ async def deliver_large(ctx: Context) -> None:
         with expect_error(PayloadTooLarge, f"publishing an event of {limit + 1} bytes"):
             await bus.publish(event("good", 1), sized("a", 1, limit + 1))
         large = sized("a", 1, limit)
-        await bus.publish(large, _marker())
-        found = await _until_marker(ctx, events)
+        await bus.publish(large, marker())
+        found = await until_marker(ctx, events)
         expect(found == [large], f"one event of {limit} bytes", found=f"{len(found)} events, or another one")
 
 
@@ -145,12 +143,12 @@ async def order(ctx: Context) -> None:
     async def publish(number: int) -> None:
         for version in range(1, 301):
             await publishers[number].publish(event(f"p{number}", version))
-        await publishers[number].publish(_marker(str(number)))
+        await publishers[number].publish(marker(str(number)))
 
     async with reader.subscribe(buffer=5000) as one, publishers[0].subscribe(buffer=5000) as two:
         await ctx.within(asyncio.gather(*(publish(number) for number in range(3))), "3 publishers to end")
         for events in (one, two):
-            found = await _until_marker(ctx, events, markers=3)
+            found = await until_marker(ctx, events, markers=3)
             for number in range(3):
                 versions = [each.version for each in found if each.actor_id == f"p{number}"]
                 expect_equal(versions, list(range(1, 301)), f"the versions of publisher {number}")
@@ -186,9 +184,9 @@ async def filters(ctx: Context) -> None:
         ({"Paid"}, "*r-1", ("order-1", "user-1", "Order-1", "xorder-1"), "r-1"),
     ):
         async with reader.subscribe(types=types, actors=pattern) as events:
-            await bus.publish(*published, _marker(last, type=min(types or {"Marker"})))
+            await bus.publish(*published, marker(last, type=min(types or {"Marker"})))
             expected = [one for one in published if one.actor_id in wanted and (types is None or one.type in types)]
-            found = await _until_marker(ctx, events)
+            found = await until_marker(ctx, events)
             expect_equal(found, expected, f"what subscribe(types={types}, actors={pattern!r}) gets")
 
 
@@ -201,9 +199,9 @@ async def namespace(ctx: Context) -> None:
         for bus in buses:
             await bus.publish(event(bus.namespace, 1))
         for bus in buses:
-            await bus.publish(_marker())
+            await bus.publish(marker())
         for bus, events in zip(buses, entered, strict=True):
-            found = [one.actor_id for one in await _until_marker(ctx, events)]
+            found = [one.actor_id for one in await until_marker(ctx, events)]
             expect_equal(found, [bus.namespace], f"what a subscription of {bus.namespace} gets")
 
 
@@ -223,118 +221,12 @@ async def across(ctx: Context) -> None:
     ):
         async with reader.subscribe(namespaces=pattern) as events:
             for ending, bus in buses.items():
-                await bus.publish(event(ending or "own", 1), _marker())
-            found = {one.actor_id for one in await _until_marker(ctx, events, markers=len(wanted))}
+                await bus.publish(event(ending or "own", 1), marker())
+            found = {one.actor_id for one in await until_marker(ctx, events, markers=len(wanted))}
             expect_equal(found, wanted, f"the namespaces that subscribe(namespaces={pattern!r}) sees")
     for wrong in ("", "*x", "a.>.b", "A", "a..b", "a b"):
         with expect_error(InvalidName, f"subscribe(namespaces={wrong!r})"):
             reader.subscribe(namespaces=wrong)
-
-
-# --- Queues and slow subscribers ---
-
-
-@asynccontextmanager
-async def _collecting(ctx: Context, *subscriptions: BusSubscription) -> AsyncIterator[list[list[Event]]]:
-    """Read subscriptions in the background; what each has got so far."""
-    got: list[list[Event]] = [[] for _ in subscriptions]
-
-    async def collect(events: BusSubscription, into: list[Event]) -> None:
-        async for one in events:
-            into.append(one)  # noqa: PERF401  (it is endless: each event counts when it comes)
-
-    async with AsyncExitStack() as stack:
-        for events in subscriptions:
-            await stack.enter_async_context(events)
-        work = [collect(events, into) for events, into in zip(subscriptions, got, strict=True)]
-        async with ctx.background(*work):
-            yield got
-
-
-@case("bus.queue")
-async def queue(ctx: Context) -> None:
-    """Of the subscribers that name one queue, each event MUST go to exactly one; other queues get it, too."""
-    publisher, one, two = await ctx.bus(), await ctx.bus(), await ctx.bus()
-    readers = (
-        one.subscribe(queue="workers"),
-        two.subscribe(queue="workers"),
-        two.subscribe(queue="workers"),
-        one.subscribe(queue="workers.*"),
-        two.subscribe(),
-    )
-    total = 0
-    async with _collecting(ctx, *readers) as got:
-        for batch in range(3):
-            await publisher.publish(*(event(f"a{batch}", version) for version in range(1, 41)))
-            total += 40
-            await ctx.eventually(
-                lambda: sum(map(len, got[:3])) >= total and min(map(len, got[3:])) >= total,  # noqa: B023
-                f"{total} events in each of two queues and one subscription without",
-            )
-    for name, members in (("workers", got[:3]), ("workers.*", got[3:4]), ("no queue", got[4:])):
-        counts = Counter(one.id for member in members for one in member)
-        more = [event_id for event_id, count in counts.items() if count > 1]
-        expect(not more and len(counts) == total, f"{total} events once each in {name}", found=f"twice: {more}")
-
-
-@case("bus.queue#member")
-async def queue_member(ctx: Context) -> None:
-    """When a member of a queue has left, what is published MUST come to the others, as soon as the servers know."""
-    publisher, one, two = await ctx.bus(), await ctx.bus(), await ctx.bus()
-    async with _collecting(ctx, two.subscribe(queue="q"), two.subscribe()) as (member, witness):
-        async with _collecting(ctx, one.subscribe(queue="q")) as (leaving,):
-            await publisher.publish(*(event("a", version) for version in range(1, 21)))
-            await ctx.eventually(lambda: len(member) + len(leaving) >= 20, "20 events in the queue")
-
-        async def publish_until_enough(enough: int) -> None:
-            version = 0
-            while len(member) < enough:
-                version += 1
-                seen = len(witness)
-                await publisher.publish(event("b", version))
-                await ctx.eventually(lambda: len(witness) > seen, "an event for a witness")  # noqa: B023  (awaited here)
-
-        await ctx.within(publish_until_enough(len(member) + 20), "20 events for the member that is left")
-
-
-@case("bus.overflow")
-async def overflow(ctx: Context) -> None:
-    """A subscriber that is too slow MUST raise SlowConsumer with the number of lost events, and go on with new ones."""
-    publisher, reader = await ctx.bus(), await ctx.bus()
-    async with reader.subscribe(buffer=4) as events:
-        await ctx.within(publisher.publish(*(event("a", version) for version in range(1, 51))), "50 events to be sent")
-        await ctx.eventually(lambda: events.dropped >= 46, "46 events to be dropped")
-        kept = await ctx.take(events, 4, "events that were kept")
-        expect_equal([one.version for one in kept], [1, 2, 3, 4], "the versions that were kept")
-        with expect_error(SlowConsumer, "reading on behind an overflow") as caught:
-            await ctx.within(anext(events), "SlowConsumer")
-        expect_equal((caught.error.dropped, events.dropped), (46, 46), "the number of dropped events")
-        await publisher.publish(event("b", 1))
-        expect_equal((await ctx.take(events, 1, "new event"))[0].actor_id, "b", "the event behind the gap")
-
-
-@case("bus.overflow#oldest")
-async def overflow_oldest(ctx: Context) -> None:
-    """With `overflow="drop_oldest"` the newest events MUST be kept, and the others counted."""
-    publisher, reader = await ctx.bus(), await ctx.bus()
-    async with reader.subscribe(buffer=4, overflow="drop_oldest") as events:
-        await publisher.publish(*(event("a", version) for version in range(1, 51)))
-        await ctx.eventually(lambda: events.dropped >= 46, "46 events to be dropped")
-        kept = await ctx.take(events, 4, "events that were kept")
-        expect_equal([one.version for one in kept], [47, 48, 49, 50], "the versions that were kept")
-        expect_equal(events.dropped, 46, "the number of dropped events")
-
-
-@case("bus.overflow#publisher")
-async def overflow_publisher(ctx: Context) -> None:
-    """A subscriber that never reads MUST neither block a publisher nor take anything from another subscriber."""
-    publisher, reader = await ctx.bus(), await ctx.bus()
-    total = 3000
-    async with reader.subscribe(buffer=4), reader.subscribe(buffer=total + 1) as events:
-        publishing = publisher.publish(*(event("a", version) for version in range(1, total + 1)), _marker())
-        await ctx.within(publishing, f"{total} events to be sent")
-        found = [one.version for one in await _until_marker(ctx, events)]
-        expect(found == list(range(1, total + 1)), f"{total} events in order", found=f"{len(found)}, or another order")
 
 
 # --- Requests ---
@@ -360,8 +252,8 @@ async def request(ctx: Context) -> None:
         questions = [event("q", 1, type="Question", data={"number": number}) for number in range(20)]
         replies = await ctx.within(asyncio.gather(*map(asker.request, questions)), "20 replies")
         expect_equal([reply.data for reply in replies], [one.data for one in questions], "the data of the replies")
-        await asker.publish(_marker())
-        kinds = {one.type for one in await _until_marker(ctx, events)}
+        await asker.publish(marker())
+        kinds = {one.type for one in await until_marker(ctx, events)}
         expect_equal(kinds, {"Question"}, "what somebody else sees")
 
 

@@ -1,0 +1,93 @@
+"""Stores that mix up state and identity, or leave something behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import ClassVar
+
+from aether.conformance.wrappers import StoreWrapper
+from aether.core.event import new_id
+from aether.core.spi import (
+    Slot,
+    Write,
+)
+
+
+class LastSnapshotWins(StoreWrapper):
+    """Compare-and-set without the compare."""
+
+    caught_by = "store.checkpoint.fenced#race"
+
+    async def load(self, kind: str, name: str) -> Slot | None:
+        slot = await self.inner.load(kind, name)
+        await asyncio.sleep(0)
+        return slot
+
+    async def save(
+        self, kind: str, name: str, value: bytes, *, expected: int, transaction: object | None = None
+    ) -> int:
+        await asyncio.sleep(0)
+        slot = await self.inner.load(kind, name)
+        return await self.inner.save(kind, name, value, expected=slot.revision if slot else 0)
+
+
+class SharesSlots(StoreWrapper):
+    """One table of slots for all kinds and schemas of a name."""
+
+    caught_by = "store.snapshot.schema"
+
+    async def load(self, kind: str, name: str) -> Slot | None:
+        return await self.inner.load("slot", name[:1])
+
+    async def save(
+        self, kind: str, name: str, value: bytes, *, expected: int, transaction: object | None = None
+    ) -> int:
+        return await self.inner.save("slot", name[:1], value, expected=expected)
+
+
+class IdentityPerHandle(StoreWrapper):
+    caught_by = "store.identity"
+
+    def __init__(self, inner: object) -> None:
+        super().__init__(inner)  # type: ignore[arg-type]
+        self._identity = new_id()
+
+    @property
+    def identity(self) -> str:
+        return self._identity
+
+
+class OneIdentity(StoreWrapper):
+    caught_by = "store.identity"
+
+    @property
+    def identity(self) -> str:
+        return "the-store"
+
+
+class LeavesATask(StoreWrapper):
+    caught_by = "store.close#leaves"
+
+    tasks: ClassVar[set[asyncio.Task[bool]]] = set()
+
+    async def open(self) -> None:
+        await self.inner.open()
+        self.tasks.add(asyncio.create_task(asyncio.Event().wait()))
+
+
+class HangsAfterCancel(StoreWrapper):
+    """A lock that a cancelled append never gives back."""
+
+    caught_by = "store.close#cancelled"
+
+    def __init__(self, inner: object) -> None:
+        super().__init__(inner)  # type: ignore[arg-type]
+        self._lock = asyncio.Lock()
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        await self._lock.acquire()
+        await asyncio.sleep(0)
+        position = await self.inner.append(writes)
+        self._lock.release()
+        return position

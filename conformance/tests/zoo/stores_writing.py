@@ -1,0 +1,186 @@
+"""Stores that write what they should not, or not what they should."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import ClassVar
+
+import msgspec
+
+from aether.conformance.wrappers import StoreWrapper
+from aether.core import Limits, OutcomeUnknown, VersionConflict
+from aether.core.spi import (
+    NewRecord,
+    Page,
+    Write,
+)
+
+
+def _expecting(write: Write, expected: int, **changes: object) -> Write:
+    return msgspec.structs.replace(write, expected=expected, **changes)
+
+
+class IgnoresExpectation(StoreWrapper):
+    caught_by = "store.append.conflict#below"
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        return await self.inner.append([_expecting(w, await self.version(w.actor_id)) for w in writes])
+
+
+class ConflictWithoutTheTruth(StoreWrapper):
+    caught_by = "store.append.conflict#commit"
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        try:
+            return await self.inner.append(writes)
+        except VersionConflict as conflict:
+            raise VersionConflict(conflict.actor_id, attempted=conflict.attempted, current=0) from None
+
+
+class StaleCache(StoreWrapper):
+    """Remembers versions that other handles have moved on from, and believes them."""
+
+    caught_by = "store.append.conflict#handles"
+
+    def __init__(self, inner: object) -> None:
+        super().__init__(inner)  # type: ignore[arg-type]
+        self.known: dict[str, int] = {}
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        for write in writes:
+            known = self.known.get(write.actor_id, write.expected)
+            if known != write.expected:
+                raise VersionConflict(write.actor_id, attempted=write.expected + 1, current=known)
+        position = await self.inner.append(writes)
+        self.known.update({write.actor_id: write.expected + len(write.records) for write in writes})
+        return position
+
+
+class AllowsGaps(StoreWrapper):
+    caught_by = "store.append.gapless"
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        found = [await self.version(write.actor_id) for write in writes]
+        return await self.inner.append([_expecting(w, min(w.expected, v)) for w, v in zip(writes, found, strict=True)])
+
+
+class ChecksThenWrites(StoreWrapper):
+    """Looks, lets others run, and writes at whatever place is free then."""
+
+    caught_by = "store.append.race"
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        for write in writes:
+            current = await self.version(write.actor_id)
+            if current != write.expected:
+                raise VersionConflict(write.actor_id, attempted=write.expected + 1, current=current)
+        await asyncio.sleep(0)
+        return await self.inner.append([_expecting(w, await self.version(w.actor_id)) for w in writes])
+
+
+class TearsCommits(StoreWrapper):
+    caught_by = "store.append.atomic#readers"
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        position = 0
+        for write in writes:
+            for number, record in enumerate(write.records):
+                one = _expecting(write, write.expected + number, records=(record,))
+                position = await self.inner.append([one])
+                await asyncio.sleep(0)
+        return position
+
+
+class TearsActorsApart(StoreWrapper):
+    caught_by = "store.append.many#conflict"
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        return [await self.inner.append([write]) for write in writes][-1]
+
+
+class ShowsActorsApart(StoreWrapper):
+    """Checks all actors first, but stores them one after the other."""
+
+    caught_by = "store.append.many#readers"
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        for write in writes:
+            if (current := await self.version(write.actor_id)) != write.expected:
+                raise VersionConflict(write.actor_id, attempted=write.expected + 1, current=current)
+        position = 0
+        for write in writes:
+            position = await self.inner.append([write])
+            await asyncio.sleep(0)
+        return position
+
+
+class ForgetsRepeats(StoreWrapper):
+    """Recognises a repeated append only while it is the latest."""
+
+    caught_by = "store.append.idempotent#later"
+
+    async def read(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
+        page = await self.inner.read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
+        if upto is not None and upto < await self.version(actor_id) - 10:
+            return Page([], more=False)
+        return page
+
+
+class SwallowsKnownIds(StoreWrapper):
+    """Tells repeated events by an id that counts for the whole store."""
+
+    caught_by = "store.append.idempotent#actors"
+
+    seen: ClassVar[dict[tuple[str, str], int]] = {}
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        key = (self.inner.identity, writes[0].records[0].id)
+        if key not in self.seen or writes[0].expected:
+            self.seen[key] = await self.inner.append(writes)
+        return self.seen[key]
+
+
+class StoresRepeatsAgain(StoreWrapper):
+    """A lost answer is repeated behind the first try, as new versions."""
+
+    caught_by = "store.append.unknown#resolved"
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        found = await self.version(writes[0].actor_id)
+        fresh = [_renumbered(record, found + n) for n, record in enumerate(writes[0].records, start=1)]
+        return await self.inner.append([_expecting(writes[0], found, records=tuple(fresh)), *writes[1:]])
+
+
+def _renumbered(record: NewRecord, version: int) -> NewRecord:
+    data = record.data.replace(b'"version":%d,' % record.version, b'"version":%d,' % version)
+    return msgspec.structs.replace(record, version=version, data=data)
+
+
+class StoresAfterCancellation(StoreWrapper):
+    """A cancelled append leaves its first half behind."""
+
+    caught_by = "store.append.unknown#cancelled"
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        write = writes[0]
+        if len(write.records) == 1:
+            return await self.inner.append(writes)
+        await self.inner.append([_expecting(write, write.expected, records=write.records[:1])])
+        await asyncio.sleep(0)
+        return await self.inner.append([_expecting(write, write.expected + 1, records=write.records[1:])])
+
+
+class TooGenerousLimits(StoreWrapper):
+    """Claims to take more in one commit than it does."""
+
+    caught_by = "store.append.limits#events"
+
+    @property
+    def limits(self) -> Limits:
+        return msgspec.structs.replace(self.inner.limits, max_commit_events=20_000)
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        if sum(len(write.records) for write in writes) > 10_000:
+            raise OutcomeUnknown("append", reason="the connection was closed")
+        return await self.inner.append(writes)
