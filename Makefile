@@ -8,7 +8,7 @@ SET_UP := .venv/.set-up
 SOURCES := packages/*/src conformance/src
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types conformance bench fmt wheels requirements clean
+.PHONY: help setup demo test lint types conformance bench performance fmt wheels requirements clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ conformance: setup  ## the conformance suite against every backend of this repos
 
 bench: setup  ## measure against raw NATS and a peer; prints a table and writes JSON
 	$(BIN)/python bench/run.py
+
+performance: setup  ## measure, and write docs/performance.md
+	$(BIN)/python bench/run.py --rounds 9 --markdown docs/performance.md
 
 fmt: setup  ## format the code, and repair what ruff can repair
 	$(BIN)/ruff check --fix-only .

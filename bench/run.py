@@ -10,10 +10,12 @@ import asyncio
 import json
 import os
 import platform
+import statistics
 import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import against_peer
 import start_up
@@ -33,12 +35,45 @@ async def _nats(rounds: int, *, sync_always: bool) -> list[Row]:
             await server.stop()
 
 
+_PAGE = """# Performance
+
+Made by `make performance`; `make bench` measures the same and only prints it. Ratios count: both sides run in every
+round, in turn, on one machine, with events of about 200 bytes of data. The ratio is the median of the rounds' ratios,
+with the lowest and the highest. NATS is one server with its default `sync_interval`, which is not power-safe, on both
+sides. Raw NATS is nats-py doing the same durable work without encoding, checking or decoding anything.
+
+{machine}, Python {python}, {versions}. {when}.
+
+| work | against | ours | theirs | ratio | bar |
+|---|---|---|---|---|---|
+{rows}
+
+A commit of 100 events is one message, as the raw publish that it is compared with. What it costs more is the work that
+the raw publish is spared: encoding 100 events to JSON and making sure that each of them comes back as it was given,
+about 2.5 µs an event, against 3 µs an event for everything else, the server included.
+"""
+
+
+def _markdown(report: dict[str, Any], rows: list[Row]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    return _PAGE.format(**{**report, "versions": versions, "rows": "\n".join(map(_cells, rows))})
+
+
+def _cells(row: Row) -> str:
+    bar = "" if row.bar is None else f"{'≤' if row.at_most else '≥'} {row.bar:g}"
+    missed = " **missed**" if row.reached is False else ""
+    ours, theirs = (f"{statistics.median(side):,.0f}" for side in (row.ours, row.theirs))
+    spread = f"{row.ratio:.2f} ({min(row.ratios):.2f} to {max(row.ratios):.2f})"
+    return f"| {row.work} | {row.against} | {ours} | {theirs} | {spread} | {bar}{missed} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", choices=["nats", "memory", "import"])
     parser.add_argument("--sync-always", action="store_true", help="sync every message, on both sides")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "bench.json")
+    parser.add_argument("--markdown", type=Path, help="write the table as a page, too")
     arguments = parser.parse_args()
 
     head = f"{'work':<42} {'against':<34} {'ours':>11} {'theirs':>11} {'ratio':>6}"
@@ -61,6 +96,8 @@ def main() -> None:
     }
     arguments.json.parent.mkdir(exist_ok=True, parents=True)
     arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    if arguments.markdown is not None:
+        arguments.markdown.write_text(_markdown(report, rows))
     missed = [row.work for row in rows if row.reached is False]
     print(f"{len(rows)} comparisons, {len(missed)} below their bar{': ' if missed else ''}{', '.join(missed)}")
     print(f"written to {arguments.json}")
