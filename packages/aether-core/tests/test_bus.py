@@ -1,7 +1,8 @@
 """The bus facade: buffers, filters and request/reply. The rules of buses are in the conformance suite."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -189,5 +190,30 @@ def test_closing_ends_what_waits() -> None:
                 await task
         with pytest.raises(Closed):
             await bus.publish(event())
+
+    asyncio.run(main())
+
+
+def test_a_subscription_that_is_entered_while_the_bus_closes_is_ended() -> None:
+    class Slow(MemoryBus):
+        gate = asyncio.Event()
+
+        @asynccontextmanager
+        async def subscribe(self, *args: Any, **kwargs: Any) -> AsyncIterator[None]:
+            async with super().subscribe(*args, **kwargs):
+                await self.gate.wait()
+                yield
+
+    async def main() -> None:
+        driver = Slow(Space())
+        bus = EventBus(driver, namespace="shop")
+        await bus.open()
+        entering = asyncio.create_task(bus.subscribe().__aenter__())
+        await asyncio.sleep(0)
+        await bus.close()
+        driver.gate.set()
+        with pytest.raises(Closed):
+            await entering
+        assert driver._space.subscribers == []
 
     asyncio.run(main())

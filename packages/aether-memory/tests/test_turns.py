@@ -46,3 +46,17 @@ def test_a_busy_loop_lets_others_run(call: str) -> None:
             await task
 
     asyncio.run(main())
+
+
+def test_a_member_that_joins_a_queue_late_gets_its_share_not_all() -> None:
+    async def main() -> None:
+        async with connect("memory://queues", namespace="shop") as connection:
+            bus = connection.bus
+            async with bus.subscribe(queue="q") as old:
+                await bus.publish(*(event(version) for version in range(1, 101)))
+                async with bus.subscribe(queue="q") as new:
+                    await bus.publish(*(event(version) for version in range(101, 201)))
+                    shares = [len(one._waiting) for one in (old, new)]
+                    assert shares == [150, 50]
+
+    asyncio.run(main())

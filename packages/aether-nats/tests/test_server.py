@@ -261,3 +261,32 @@ async def test_a_cluster_is_ready_for_streams_with_three_replicas(cluster, conne
         config = {"name": "three", "subjects": ["three"], "num_replicas": 3}
         made = await connection.js_api("$JS.API.STREAM.CREATE.three", config, timeout=20)
         assert len(made["cluster"]["replicas"]) == 2
+
+
+async def test_a_start_that_is_cancelled_twice_leaves_no_server(tmp_path):
+    server = NatsServer(tmp_path, sync_always=False)
+    starting = asyncio.create_task(server.start())
+    while server._guard is None and not starting.done():
+        await asyncio.sleep(0.001)
+    starting.cancel()
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    async with asyncio.timeout(20):
+        while server.running:
+            await asyncio.sleep(0.001)
+
+
+def test_a_forked_child_does_not_keep_the_server_from_stopping_in_order(tmp_path):
+    server = NatsServer(tmp_path, sync_always=False)
+    server.start_now()
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    try:
+        server.stop_now()
+        assert "Server Exiting" in server.log.read_text()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

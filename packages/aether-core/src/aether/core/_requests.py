@@ -37,6 +37,7 @@ class Requests:
         self._waiting: dict[str, asyncio.Future[Message]] = {}
         self._lock = asyncio.Lock()
         self._inbox: AbstractAsyncContextManager[None] | None = None
+        self._closed = False
 
     async def ask(self, event: Event, encode: Callable[[Event], Message], timeout: float) -> Event:
         """Publish the event with a return address and wait for the first reply."""
@@ -62,10 +63,14 @@ class Requests:
             if self._inbox is None:
                 inbox = self._driver.subscribe(BusFilter(self._namespace, None, None), queue=None, sink=self)
                 await inbox.__aenter__()
+                if self._closed:
+                    await inbox.__aexit__(None, None, None)
+                    raise Closed("the bus")
                 self._inbox = inbox
 
     async def close(self) -> None:
         """End all waiting requests and the inbox."""
+        self._closed = True
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(Closed("the bus"))

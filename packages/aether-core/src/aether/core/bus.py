@@ -15,7 +15,7 @@ from aether.core._requests import INBOX, Requests, reply_address
 from aether.core.encoding import decode_message, encode_event
 from aether.core.errors import Closed, FeatureMissing, PayloadTooLarge, SlowConsumer
 from aether.core.event import Event
-from aether.core.facade import Facade
+from aether.core.facade import Facade, leave_all
 from aether.core.features import Feature
 from aether.core.filters import EventFilter, check_count
 from aether.core.names import check_name, check_namespace_pattern, namespace_matches
@@ -56,6 +56,9 @@ class BusSubscription:
         await manager.__aenter__()
         self._manager = manager
         self._bus._subscriptions.add(self)
+        if not self._bus.opened:  # closed meanwhile, without seeing this one
+            await self._leave()
+            raise Closed("the subscription")
         return self
 
     async def __aexit__(
@@ -156,8 +159,7 @@ class EventBus(Facade[BusDriver]):
             raise FeatureMissing(self.backend, missing, hint="the server that it is connected to cannot do it")
 
     async def _closed(self) -> None:
-        for subscription in list(self._subscriptions):
-            await subscription._leave()
+        await leave_all(self._subscriptions)
         await self._requests.close()
 
     @property

@@ -14,7 +14,6 @@ from weakref import WeakSet
 import msgspec
 
 from aether.core.clock import SYSTEM_CLOCK, Clock
-from aether.core.encoding import check_json
 from aether.core.errors import Closed, LeadershipLost, TimedOut
 from aether.core.facade import Facade
 from aether.core.filters import check_count
@@ -22,7 +21,7 @@ from aether.core.lease import MAX_TTL, MIN_TTL, Observer, Record, Sighting
 from aether.core.names import check_name
 from aether.core.scope import DEFAULT_TIMEOUT
 from aether.core.spi import LeaseRegister
-from aether.core.term import Campaign, Floor, Term
+from aether.core.term import Campaign, Floor, Term, check_meta
 
 __all__ = ["DEFAULT_TTL", "Election", "LeaderView", "Term"]
 
@@ -131,7 +130,7 @@ class Election(Facade[LeaseRegister]):
         if not callable(floor):
             check_count("floor", floor)
         meta = {} if meta is None else meta
-        check_json(meta, "meta")
+        check_meta(meta)
         self._campaigns += 1
         campaign = Campaign(
             self._record(register, name, ttl),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -21,6 +22,17 @@ class Openable(Protocol):
     async def open(self) -> None: ...
 
     async def close(self) -> None: ...
+
+
+class Leavable(Protocol):
+    """What a facade has to end before it closes its driver."""
+
+    async def _leave(self) -> None: ...
+
+
+async def leave_all(subscriptions: Iterable[Leavable]) -> None:
+    """End all of them at once, and each of them, whatever goes wrong with another."""
+    await asyncio.gather(*(subscription._leave() for subscription in list(subscriptions)), return_exceptions=True)
 
 
 DriverT = TypeVar("DriverT", bound=Openable)
@@ -73,6 +85,11 @@ class Facade(Generic[DriverT]):
             self._closing = asyncio.create_task(self._shut())
         if self._closing is not None:
             await asyncio.shield(self._closing)
+
+    @property
+    def opened(self) -> bool:
+        """Whether it is open now."""
+        return self._state == "open"
 
     async def _opened(self) -> None:
         """Check what was asked for, when the driver knows what it has."""

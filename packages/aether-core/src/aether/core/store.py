@@ -11,7 +11,7 @@ from aether.core._commit import commit, plan_commit
 from aether.core.encoding import decode_event
 from aether.core.errors import CorruptEvent, FeatureMissing, InvalidSnapshot, StaleRead, StoreIdentityChanged
 from aether.core.event import START, Appended, Event, Position, Snapshot
-from aether.core.facade import Facade
+from aether.core.facade import Facade, leave_all
 from aether.core.features import Durability, Feature, Limits
 from aether.core.filters import EventFilter, check_count
 from aether.core.names import check_name
@@ -61,8 +61,7 @@ class EventStore(Facade[StoreDriver]):
             )
 
     async def _closed(self) -> None:
-        for subscription in list(self._subscriptions):
-            await subscription._leave()
+        await leave_all(self._subscriptions)
 
     # --- What it is ---
 

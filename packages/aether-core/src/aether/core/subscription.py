@@ -62,6 +62,9 @@ class Subscription:
         self._tail = await manager.__aenter__()
         self._manager = manager
         self._store._subscriptions.add(self)
+        if not self._store.opened:  # closed meanwhile, without seeing this one
+            await self._leave()
+            raise Closed("the subscription")
         return self
 
     async def __aexit__(

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from aether.core.encoding import check_json
-from aether.core.errors import CorruptLease, LeadershipLost, OutcomeUnknown
+from aether.core.errors import AetherError, CorruptLease, LeadershipLost, OutcomeUnknown, PayloadTooLarge
 from aether.core.lease import RENEW, RETRY, TRANSIENT, Lease, Observer, Record, Sighting, nonce_of
 from aether.core.spi import RevisionConflict
 
@@ -20,10 +20,20 @@ _PATIENCE = 0.05  # at most so much longer than the ttl waits a challenger: not 
 
 _SPREAD = 0.01  # seconds over which the candidates for a released lease spread, for the same reason
 
+_MAX_META = 4096  # bytes
+
 Floor = int | Callable[[], Awaitable[int]] | None
 """The highest token that the governed data has seen, or how to find it out. It outlives the loss of the register."""
 
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+
+def check_meta(meta: object) -> None:
+    """Raise `InvalidEvent` or `PayloadTooLarge` unless `meta` is small JSON."""
+    check_json(meta, "meta")
+    size = len(msgspec.json.encode(meta))
+    if size > _MAX_META:
+        raise PayloadTooLarge("the meta of a lease", size=size, limit=_MAX_META)
 
 
 class Term:
@@ -84,8 +94,11 @@ class Term:
             await asyncio.shield(self._releasing)
 
     def update(self, meta: dict[str, Any]) -> None:
-        """Put other `meta` into the record, with a renewal at once. Raises `InvalidEvent` unless it is JSON."""
-        check_json(meta, "meta")
+        """Put other `meta` into the record, with a renewal at once.
+
+        Raises `InvalidEvent` unless it is JSON, and `PayloadTooLarge` above 4 KiB: it travels with every renewal.
+        """
+        check_meta(meta)
         self._lease = msgspec.structs.replace(self._lease, meta=meta)
         self._hurry.set()
 
@@ -99,6 +112,9 @@ class Term:
         """End the term at once, then try once, in the background, to release the lease."""
         if self._ended:
             return
+        # Only while the term is valid its revision is certainly its own: later the register may have been lost, and
+        # filled again by others up to that very number.
+        last = (self._revision, self._lease) if self._clock.now() < self.deadline else None
         self._ended = reason
         self._alarm.cancel()
         self.lost.set()
@@ -107,7 +123,7 @@ class Term:
         if self._keeper is not asyncio.current_task():
             self._keeper.cancel()
         if release:
-            self._releasing = self._spawn(self._record.release(self._sent, last=(self._revision, self._lease)))
+            self._releasing = self._spawn(self._record.release(self._sent, last=last))
 
     # --- Renewal ---
 
@@ -131,7 +147,7 @@ class Term:
                 await self._renew()
             except CorruptLease as error:
                 self.end(str(error), release=False)
-            except (RevisionConflict, *TRANSIENT) as error:
+            except (RevisionConflict, AetherError) as error:
                 self._trouble = f"the last renewal failed: {error}"
                 pause = self._record.part(RETRY, 0.5)
             else:

@@ -50,7 +50,7 @@ class MemoryBus:
     @asynccontextmanager
     async def subscribe(self, wanted: BusFilter, *, queue: str | None, sink: Sink) -> AsyncIterator[None]:
         subscriber = Subscriber(wanted, queue, sink)
-        self._space.subscribers.append(subscriber)
+        self._space.join(subscriber)
         try:
             yield
         finally:

@@ -67,6 +67,12 @@ class Space:
         """The namespace's data, empty at first."""
         return self.namespaces.setdefault(name, NamespaceSpace())
 
+    def join(self, subscriber: Subscriber) -> None:
+        """Add a subscriber. In a queue it starts level with the others, not with all that they have had."""
+        members = [one for one in self.subscribers if one.queue == subscriber.queue is not None]
+        subscriber.taken = min((one.taken for one in members), default=0)
+        self.subscribers.append(subscriber)
+
     def publish(self, message: Message, matches: Callable[[BusFilter, Message], bool]) -> int:
         """Give the message to every subscriber that wants it, and to one of each queue."""
         queues: dict[tuple[str, str], list[Subscriber]] = {}

@@ -30,26 +30,29 @@ class Peers:
         self._witnesses: dict[str, Connection] = {}
         self._unreachable: dict[str, float] = {}
         self._lock = asyncio.Lock()
+        self._closed = False
 
     async def heard(self) -> None:
         """Wait until every server that can be reached knows all subscriptions made before on `connection`."""
-        for witness in await self._all():
-            await self._arrives(witness)
+        await asyncio.gather(*(self._arrives(server, witness) for server, witness in (await self._all()).items()))
 
     async def close(self) -> None:
-        """Close the connections."""
-        for witness in self._witnesses.values():
-            await witness.close()
-        self._witnesses.clear()
+        """Close the connections, those too that are being made."""
+        self._closed = True
+        async with self._lock:
+            for witness in self._witnesses.values():
+                await witness.close()
+            self._witnesses.clear()
 
-    async def _all(self) -> list[Connection]:
+    async def _all(self) -> dict[str, Connection]:
         if "cluster" not in self._connection.server_info:
-            return []
+            return {}
         own = self._connection.client.connected_url
         servers = {server.netloc for server in self._connection.client.servers}
         async with self._lock:
-            found = [await self._witness(server) for server in servers if own is None or server != own.netloc]
-        return [witness for witness in found if witness is not None]
+            others = [server for server in servers if own is None or server != own.netloc]
+            found = {server: await self._witness(server) for server in others if not self._closed}
+        return {server: witness for server, witness in found.items() if witness is not None}
 
     async def _witness(self, server: str) -> Connection | None:
         witness = self._witnesses.get(server)
@@ -74,13 +77,16 @@ class Peers:
         self._witnesses[server] = witness
         return witness
 
-    async def _arrives(self, witness: Connection) -> None:
+    async def _arrives(self, server: str, witness: Connection) -> None:
         arrived = asyncio.Event()
         deadline = asyncio.get_running_loop().time() + self._timeout
         with witness.inbox(lambda _: arrived.set()) as subject:
             while not arrived.is_set():
                 if not witness.client.is_connected or asyncio.get_running_loop().time() > deadline:
-                    _log.debug("a server of the cluster is gone, or cut off from the others")
+                    _log.debug("%s is gone, or cut off from the others", server)
+                    self._unreachable[server] = asyncio.get_running_loop().time() + _UNREACHABLE_SECONDS
+                    self._witnesses.pop(server, None)
+                    await witness.close()
                     return
                 await self._connection.publish(subject, b"")
                 try:

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +113,9 @@ class NatsServer:
         self._pid = None
         assert guard.stdin is not None
         assert guard.stdout is not None
-        guard.stdin.close()  # the guard's sign to stop the server
+        # Its sign to stop the server; by signal, too, because a forked child may hold the other end of the pipe.
+        guard.stdin.close()
+        guard.terminate()
         try:
             guard.wait(2 * _guard.STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -349,14 +352,30 @@ def free_port() -> int:
 
 
 async def in_thread(work: Callable[[], Any], *, undo: Callable[[], Any] | None = None) -> None:
-    """Run something that blocks. When cancelled, wait for its end first, and undo it: threads cannot be cancelled."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
+    """Run something that blocks. When cancelled it is undone: by the thread itself, which nothing can cancel."""
+    lock = threading.Lock()
+    state = "running"
+
+    def run() -> None:
+        nonlocal state
+        work()
+        with lock:
+            abandoned, state = state == "abandoned", "done"
+        if abandoned and undo is not None:
+            undo()
+
+    loop = asyncio.get_running_loop()
+    running: asyncio.Future[None] = loop.run_in_executor(None, run)
     try:
         await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait([running])
-        if undo is not None and running.exception() is None:
-            await asyncio.to_thread(undo)
+        with lock:
+            late, state = state == "done", "abandoned"
+        if late and undo is not None:
+            running = loop.run_in_executor(None, undo)
+        await asyncio.wait([running])  # a second cancellation ends the waiting, not the work
+        if not running.cancelled():
+            running.exception()
         raise
 
 

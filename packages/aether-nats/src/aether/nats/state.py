@@ -6,6 +6,7 @@ Everything is read from the stream's leader: there are no direct gets on this st
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ class State:
         self._republished = f"aether.r.{namespace.replace('.', '=')}."
         self._replicas = replicas
         self._opened = False
+        self._opening = asyncio.Lock()
         self._get = f"$JS.API.STREAM.MSG.GET.{self.stream}"
 
     def subject(self, kind: str, name: str) -> str:
@@ -77,7 +79,9 @@ class State:
     async def ready(self) -> None:
         """`open`, the first time."""
         if not self._opened:
-            await self.open()
+            async with self._opening:  # a cluster that makes a stream leaves others who ask for it without an answer
+                if not self._opened:
+                    await self.open()
 
     async def read(self, subject: str) -> Value | None:
         """The value as the leader has it."""
