@@ -58,7 +58,9 @@ def test_unknown_scheme_suggests(install: Any) -> None:
     registry = Registry()
     with pytest.raises(BackendNotFound, match=r"no installed backend answers memry://.*Did you mean memory://\?"):
         registry.backend("memry")
-    with pytest.raises(BackendNotFound, match="pip install aether-redis"):
+    with pytest.raises(BackendNotFound, match="pip install aether-nats"):
+        Registry(discover=False).backend("nats")
+    with pytest.raises(BackendNotFound, match=r"redis:// \(installed: memory, nats\)"):
         registry.backend("redis")
 
 

@@ -158,7 +158,7 @@ def test_numbers_are_checked_at_the_call_not_at_the_first_step() -> None:
 def test_a_store_that_is_not_open_says_so() -> None:
     async def main() -> None:
         store = EventStore(Flaky(), namespace="shop", backend="flaky")
-        with pytest.raises(Closed, match="store 'shop' on flaky is closed"):
+        with pytest.raises(Closed, match="store 'shop' on flaky is not open; enter it with `async with`"):
             await store.append(event(1))
         await store.close()
         with pytest.raises(Closed):

@@ -290,3 +290,11 @@ def test_a_forked_child_does_not_keep_the_server_from_stopping_in_order(tmp_path
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("below", ["", "/deeper"])
+async def test_an_embedded_directory_that_cannot_be_one_says_so(tmp_path, below):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Unavailable, match="cannot be used for the data of a server"):
+        async with embedded(f"{tmp_path}/file{below}"):
+            pass

@@ -18,6 +18,11 @@ GROUP = "aether.conformance"
 """The entry-point group in which installed backends name their harnesses."""
 
 
+_PARTIAL = (
+    "partial: nothing failed, but not everything was checked; a harness with faults tests the rest, see the README"
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
@@ -93,7 +98,7 @@ def _run(harness: Harness, keyword: str, time_factor: float) -> int:
     deselected = len(cases) - len(chosen)
     code = exit_code(results, deselected=deselected)
     print(summary(results, deselected=deselected))
-    print({0: "conformant", 1: "not conformant", 3: "no verdict: the suite failed", 4: "partial"}[code])
+    print({0: "conformant", 1: "not conformant", 3: "no verdict: the suite failed", 4: _PARTIAL}[code])
     return code
 
 

@@ -81,7 +81,7 @@ class BusSubscription:
     async def __anext__(self) -> Event:
         while True:
             if self._left or self._manager is None:
-                raise Closed("the subscription")
+                raise Closed("the subscription", never_opened=not self._left)
             if self._waiting:
                 return decode_message(self._waiting.popleft())
             if self._unreported:

@@ -88,13 +88,14 @@ def encode_event(event: Event) -> bytes:
     Raises `InvalidEvent` with the path of what JSON would change or lose, `InvalidName` for a bad name.
     """
     if type(event) is not Event:
-        raise InvalidEvent("event", f"an Event is needed, not {type(event).__name__}")
+        hint = "; unpack it with *" if isinstance(event, list | tuple) else ""
+        raise InvalidEvent("event", f"an Event is needed, not {type(event).__name__}{hint}")
     check_name("actor id", event.actor_id)
     check_name("event type", event.type)
     check_name("event id", event.id)
     version, timestamp = event.version, event.timestamp
     if type(version) is not int or not 1 <= version <= MAX_VERSION:
-        raise InvalidEvent("version", f"1 to 2**53 - 1 is needed, not {version!r:.80}")
+        raise InvalidEvent("version", f"a whole number from 1 to 2**53 - 1 is needed, not {version!r:.80}")
     if type(timestamp) is not datetime or (timestamp.tzinfo is not UTC and timestamp.utcoffset() != _ZERO):
         raise InvalidEvent("timestamp", "an aware datetime in UTC is needed; use datetime.now(timezone.utc)")
     data, metadata = event.data, event.metadata

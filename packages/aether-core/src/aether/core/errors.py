@@ -12,7 +12,7 @@
 | `FeatureMissing` | choose another backend, or do without |
 | `StaleToken`, `LeadershipLost` | stop: somebody else leads now |
 | `SlowConsumer` | consume faster, or take a larger buffer |
-| `Closed` | open it again |
+| `Closed` | enter it with `async with`, or open a new one |
 | `BackendNotFound`, `BackendConflict`, `BackendUnusable` | fix the installation |
 """
 
@@ -243,11 +243,12 @@ class SlowConsumer(AetherError):
 
 
 class Closed(AetherError):
-    """The object is closed."""
+    """The object is closed, or was never opened."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, never_opened: bool = False) -> None:
         self.what = what
-        super().__init__(f"{what} is closed; open it again")
+        state = "is not open; enter it with `async with`" if never_opened else "is closed; open a new one"
+        super().__init__(f"{what} {state}")
 
 
 class BackendNotFound(AetherError):

@@ -105,7 +105,7 @@ class Facade(Generic[DriverT]):
 
     def _live(self) -> DriverT:
         if self._state != "open":
-            raise Closed(str(self))
+            raise Closed(str(self), never_opened=self._state in ("new", "opening"))
         return self._driver
 
     async def __aenter__(self) -> Self:

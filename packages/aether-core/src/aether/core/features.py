@@ -35,6 +35,9 @@ class Durability(IntEnum):
     QUORUM = 3
     """The permanent loss of a minority of the servers."""
 
+    def __str__(self) -> str:
+        return self.name
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The most that one call may carry. Above it the call is refused before anything is stored."""

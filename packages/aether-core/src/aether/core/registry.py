@@ -21,12 +21,6 @@ from aether.core.url import BackendURL
 _KNOWN = {
     "memory": "aether-memory",
     "nats": "aether-nats",
-    "sqlite": "aether-sql",
-    "postgresql": "aether-sql",
-    "mysql": "aether-sql",
-    "mariadb": "aether-sql",
-    "redis": "aether-redis",
-    "rediss": "aether-redis",
 }
 """Where the schemes of the project's own distributions are found, for the message when they are not installed."""
 

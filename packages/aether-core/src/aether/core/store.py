@@ -57,7 +57,8 @@ class EventStore(Facade[StoreDriver]):
             raise FeatureMissing(
                 self.backend,
                 [f"durability {wanted.name}"],
-                hint=f"its server is set to {found.name}; its documentation names the setting",
+                hint=f"what can be known of its server is {found.name}; the backend's documentation names the setting, "
+                "and how to let it be read",
             )
 
     async def _closed(self) -> None:

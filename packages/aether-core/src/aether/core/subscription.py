@@ -101,7 +101,7 @@ class Subscription:
 
     async def _page(self) -> list[Stored]:
         if self._left or self._tail is None:
-            raise Closed("the subscription")
+            raise Closed("the subscription", never_opened=not self._left)
         if self._wait is not None:
             raise RuntimeError("two tasks iterate over one subscription; give each its own")
         try:

@@ -7,7 +7,7 @@
 **Limits** 1 MiB per event and snapshot, 16 MiB and 10,000 events per commit: room to test with. Use one event loop.
 
 **Under the hood** A list is the feed, and a list per actor is its history; a position is an index. Nothing awaits
-between looking and writing, so the event loop itself is the lock.
+between looking and writing, so the event loop itself is the lock; and writers hardly ever conflict by themselves.
 """
 
 from __future__ import annotations

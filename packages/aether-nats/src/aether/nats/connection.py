@@ -241,7 +241,7 @@ class Connection:
             async with asyncio.timeout(timeout):
                 await self._connected.wait()
         except TimeoutError:
-            raise self._unavailable(f"not connected within {timeout:g} s") from None
+            raise self._unavailable(f"not connected within {timeout:.3g} s") from None
 
     def beside(self, server: str, *, timeout: float) -> Connection | None:
         """Another connection like this one, to one server of its cluster; None if the client is somebody else's."""
@@ -291,7 +291,7 @@ class Connection:
             else:
                 await self.publish(subject, payload, reply=inbox, headers=headers)
             self._waiting.add(future)
-            timer = loop.call_later(timeout, _fail, future, f"no answer within {timeout:g} s")
+            timer = loop.call_later(timeout, _fail, future, f"no answer within {timeout:.3g} s")
             try:
                 return await future
             finally:

@@ -56,8 +56,12 @@ class _Embedded:
                 server.stop_now()
 
     def _start(self) -> NatsServer:
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = self._take_lock()
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = self._take_lock()
+        except OSError as error:
+            reason = f"it cannot be used for the data of a server: {error.strerror}"
+            raise Unavailable(f"directory {self._directory}", reason=reason, hint="choose another one") from error
         try:
             # The server inherits the lock: the directory is free when nobody can write to it any more, not already
             # when the process that started the server is gone.
