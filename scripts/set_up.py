@@ -98,11 +98,16 @@ def install(uv: str, environment: Mapping[str, str]) -> None:
     _run([*command, "--no-deps", *editable], environment)
 
 
+_OF_THIS_MACHINE = ("UV_FIND_LINKS", "UV_INDEX")
+
+
 def pin(uv: str, environment: Mapping[str, str]) -> None:
     """Write requirements-dev.txt anew, with the newest versions that fit, and without the host of any index.
 
-    uv.lock names the index that it was made with, so it is not committed.
+    uv.lock names the index that it was made with, so it is not committed. Only the default index is asked: a machine's
+    own wheels are those for its own Python and platform, and pins made of them fit nobody else.
     """
+    environment = {name: value for name, value in environment.items() if name not in _OF_THIS_MACHINE}
     _run([uv, "lock", "--quiet", "--upgrade"], environment)
     export = [uv, "export", "--quiet", "--frozen", "--all-packages", "--all-extras", "--no-emit-workspace"]
     _run([*export, "--no-header", "--no-annotate", "--output-file", "requirements-dev.txt"], environment)
