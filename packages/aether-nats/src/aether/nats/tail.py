@@ -110,12 +110,12 @@ class JetStreamTail:
     async def _live(self, limit: int) -> Sequence[Stored]:
         """What the consumer has delivered; waits for it."""
         if not self._ready:
+            self._wake.clear()  # before anything is awaited, or what arrives meanwhile would not end the wait
             if self._lost:
                 await self._drop()
                 return ()
             if self._pulled == 0:
                 await self._pull(limit)
-            self._wake.clear()
             try:
                 async with asyncio.timeout(_SILENCE_SECONDS):
                     await self._wake.wait()
