@@ -14,12 +14,15 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from aether.conformance.profiles import Profile
 from aether.core.features import Durability, Feature
 
 if TYPE_CHECKING:
     from aether.conformance.context import Context
 
 Body = Callable[["Context"], Awaitable[None]]
+
+_ORDERED = ("store.feed.", "store.subscribe.", "store.checkpoint.", "store.identity")
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,25 @@ class Case:
     processes: bool = False
     """Whether other processes must be able to reach the server."""
 
+    since: str = "1.0"
+    """The version of the suite that brought the case."""
+
+    provisional: bool = False
+    """Reported, but not counted: new cases of required profiles are, for one minor version."""
+
     @property
     def rule(self) -> str:
         """The id of the rule that the case checks."""
         return self.id.partition("#")[0]
+
+    @property
+    def profile(self) -> Profile:
+        """What the case counts for."""
+        if self.rule.startswith("election."):
+            return Profile.COORDINATION
+        if self.faults or self.durability > Durability.NONE:
+            return Profile.DURABLE
+        return Profile.ORDERED if self.rule.startswith(_ORDERED) else Profile.CORE
 
 
 _CASES: dict[str, Case] = {}
@@ -66,6 +84,8 @@ def case(
     faults: Iterable[str] = (),
     durability: Durability = Durability.NONE,
     processes: bool = False,
+    since: str = "1.0",
+    provisional: bool = False,
 ) -> Callable[[Body], Body]:
     """Register a case under its rule's id."""
 
@@ -79,6 +99,8 @@ def case(
                 faults=frozenset(faults),
                 durability=durability,
                 processes=processes,
+                since=since,
+                provisional=provisional,
             )
         )
         return body
