@@ -1,12 +1,8 @@
 """The suite itself is proved by broken backends: each one dies by the case that it names, and a sound one does not."""
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
-from runpy import run_path
 from typing import Any
 
-import pluggy
 import pytest
 
 from aether.conformance.harness import Harness
@@ -14,21 +10,10 @@ from aether.conformance.rules import all_cases
 from aether.conformance.runner import Session, Status
 from aether.conformance.violations import SuiteError
 from aether.conformance.wrappers import BusWrapper, RegisterWrapper, StoreWrapper
-from aether.core.hookspecs import PROJECT
-from aether.core.registry import Registry
+from aether.conformance.zoo import all_mutants, caught_by, registry_with
 from aether.memory.testing import MemoryHarness
 
-
-def _zoo() -> Iterator[tuple[str, type[Any]]]:
-    """The broken backends: classes in `zoo/` that say what they are caught by."""
-    # Test modules cannot import each other in importlib mode, and the zoo is no part of the package.
-    for path in sorted(Path(__file__).with_name("zoo").glob("*.py")):
-        for name, kind in run_path(str(path), run_name=f"zoo.{path.stem}").items():
-            if isinstance(kind, type) and "caught_by" in vars(kind):
-                yield name, kind
-
-
-MUTANTS = dict(_zoo())
+MUTANTS = all_mutants()
 
 
 class QuickHarness(MemoryHarness):
@@ -37,45 +22,22 @@ class QuickHarness(MemoryHarness):
     deadline = 1.0
 
 
-def _registry(mutant: type) -> Registry:
-    """A registry in which whatever is opened is wrapped by the mutant."""
-    wrapper = pluggy.HookimplMarker(PROJECT)(wrapper=True)
-
-    class Wraps:
-        @wrapper
-        def aether_open_store(self) -> Iterator[Any]:
-            driver = yield
-            return mutant(driver) if issubclass(mutant, StoreWrapper) else driver
-
-        @wrapper
-        def aether_open_bus(self) -> Iterator[Any]:
-            driver = yield
-            return mutant(driver) if issubclass(mutant, BusWrapper) else driver
-
-        @wrapper
-        def aether_open_election(self) -> Iterator[Any]:
-            driver = yield
-            return mutant(driver) if issubclass(mutant, RegisterWrapper) else driver
-
-    registry = Registry()
-    registry.observe(Wraps())
-    return registry
+_PAIRS = [(name, case_id) for name, mutant in MUTANTS.items() for case_id in caught_by(mutant)]
 
 
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_dies_by_its_case(name: str) -> None:
-    mutant = MUTANTS[name]
-    with Session(QuickHarness(), registry=_registry(mutant)) as session:
-        result = session.run(all_cases()[mutant.caught_by])
+@pytest.mark.parametrize(("name", "case_id"), _PAIRS)
+def test_mutant_dies_by_its_case(name: str, case_id: str) -> None:
+    with Session(QuickHarness(), registry=registry_with(MUTANTS[name])) as session:
+        result = session.run(all_cases()[case_id])
 
-    assert result.status is Status.FAIL, f"{mutant.caught_by} does not notice {name}: {result}"
+    assert result.status is Status.FAIL, f"{case_id} does not notice {name}: {result}"
     assert "expected" in result.text
 
 
 @pytest.mark.parametrize("kind", [StoreWrapper, BusWrapper, RegisterWrapper])
 def test_wrapping_alone_breaks_nothing(kind: type) -> None:
-    ids = {mutant.caught_by for mutant in MUTANTS.values() if issubclass(mutant, kind)}
-    with Session(QuickHarness(), registry=_registry(kind)) as session:
+    ids = {case_id for mutant in MUTANTS.values() if issubclass(mutant, kind) for case_id in caught_by(mutant)}
+    with Session(QuickHarness(), registry=registry_with(kind)) as session:
         results = [session.run(all_cases()[case_id]) for case_id in sorted(ids)]
 
     assert [result.text for result in results if result.status is Status.FAIL] == []
@@ -96,7 +58,7 @@ class Hangs(StoreWrapper):
 
 
 def test_backend_that_hangs_is_a_violation_and_the_session_goes_on() -> None:
-    with Session(ImpatientHarness(), registry=_registry(Hangs)) as session:
+    with Session(ImpatientHarness(), registry=registry_with(Hangs)) as session:
         hanging = session.run(all_cases()["store.namespace#head"])
         after = session.run(all_cases()["store.append.empty"])
 

@@ -6,21 +6,17 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.metadata import entry_points
 
-from aether.conformance.harness import Harness, UrlHarness
 from aether.conformance.rules import ELSEWHERE, Case, all_cases
-from aether.conformance.runner import Result, Session, Status, exit_code, interrupt_on_sigterm, summary
 from aether.conformance.violations import SuiteError
+from aether.conformance.watchdog import interrupt_on_sigterm
 
-GROUP = "aether.conformance"
-"""The entry-point group in which installed backends name their harnesses."""
-
-
-_PARTIAL = (
-    "partial: nothing failed, but not everything was checked; a harness with faults tests the rest, see the README"
-)
+_VERDICTS = {
+    0: "conformant",
+    1: "not conformant",
+    3: "no verdict: the suite, its references or the harness failed",
+    4: "partial: nothing failed, but not everything was checked; a harness with faults tests the rest, see the README",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,13 +28,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupt_on_sigterm()
     logging.getLogger("aether").addHandler(logging.NullHandler())  # lost connections are what many cases are about
     try:
-        return _run(find_harness(options.target), options.keyword, options.time_factor)
+        return _matrix(options) if options.command == "matrix" else _run(options)
     except SuiteError as error:
         print(f"suite-error: {error}", file=sys.stderr)
         return 3
     except KeyboardInterrupt:
         print("interrupted; the server is stopped, and there is no verdict", file=sys.stderr)
         return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    from aether.conformance import command
+
+    code = command.run(options).exit_code()
+    print(_VERDICTS[code])
+    return code
+
+
+def _matrix(options: argparse.Namespace) -> int:
+    from aether.conformance.report import matrix
+
+    print(matrix(options.directory), end="")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,55 +62,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("target", help="a URL (mydb://host), the name of an installed backend (nats), or module:Class")
     run.add_argument("-k", dest="keyword", default="", help="only the cases whose id contains this")
+    run.add_argument("--report", metavar="DIR", help="write report.json, README.md, index.html and badges into DIR")
     run.add_argument("--time-factor", type=float, default=1.0, help="multiply every bound and lease, on slow machines")
+    run.add_argument("--deep", action="store_true", help="let the machines play ten times as long, at random")
+    run.add_argument("--seed", type=int, metavar="N", help="play the games of a seed that was printed before")
+    run.add_argument("-x", dest="exit_first", action="store_true", help="end at the first failure")
+    run.add_argument("--lf", dest="last_failed", action="store_true", help="only what failed the last time")
+    run.add_argument("-n", dest="workers", metavar="N", help="in N processes, each with a server; needs pytest-xdist")
     rules = commands.add_parser("rules", help="list the rules and their cases")
     rules.add_argument("--markdown", action="store_true", help="as RULES.md has them")
+    matrix = commands.add_parser("matrix", help="one table from many reports, as Markdown")
+    matrix.add_argument("directory", help="where the report.json files are, at any depth")
     return parser
-
-
-def find_harness(target: str) -> Harness:
-    """The harness of a URL, of an installed backend's name, or of `module:Class`."""
-    if "://" in target:
-        return UrlHarness(target)
-    module, colon, name = target.partition(":")
-    try:
-        if colon:
-            return _made(getattr(import_module(module), name), target)
-        points = entry_points(group=GROUP)
-        if target in points.names:
-            return _made(points[target].load(), target)
-    except (ImportError, AttributeError) as error:
-        raise SuiteError(f"{target} cannot be loaded: {error}") from error
-    installed = ", ".join(sorted(points.names)) or "none"
-    raise SuiteError(
-        f"no installed backend has a harness named {target!r} (there are: {installed}); give a URL instead"
-    )
-
-
-def _made(kind: object, target: str) -> Harness:
-    if not (isinstance(kind, type) and issubclass(kind, Harness)):
-        raise SuiteError(f"{target} is not a class derived from aether.conformance.Harness")
-    return kind()
-
-
-def _run(harness: Harness, keyword: str, time_factor: float) -> int:
-    cases = all_cases().values()
-    chosen = [case for case in cases if keyword in case.id]
-    if not chosen:
-        raise SuiteError(f"no case contains {keyword!r}; `aether-conformance rules` lists them")
-    results: list[Result] = []
-    with Session(harness, time_factor=time_factor) as session:
-        for case in chosen:
-            result = session.run(case)
-            results.append(result)
-            print(f"{result.status:<12} {case.id} ({result.seconds:.2f} s)", flush=True)
-            if result.status in (Status.FAIL, Status.SUITE_ERROR):
-                print(result.text, flush=True)
-    deselected = len(cases) - len(chosen)
-    code = exit_code(results, deselected=deselected)
-    print(summary(results, deselected=deselected))
-    print({0: "conformant", 1: "not conformant", 3: "no verdict: the suite failed", 4: _PARTIAL}[code])
-    return code
 
 
 # --- The list of rules ---

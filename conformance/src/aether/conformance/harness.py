@@ -42,6 +42,9 @@ class Harness:
     multiprocess: bool = True
     """Whether other processes on this machine can reach the URL."""
 
+    server: str = ""
+    """What the server is and its version, for the report: "nats-server 2.15.1". Set by `start`."""
+
     async def start(self) -> str:
         """Start a fresh server and return its URL."""
         raise NotImplementedError(f"{type(self).__name__}.start() has to start a server and return its URL")

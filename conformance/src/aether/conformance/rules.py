@@ -45,6 +45,9 @@ class Case:
     processes: bool = False
     """Whether other processes must be able to reach the server."""
 
+    machine: bool = False
+    """Whether it is played by a machine, which compares long series of calls with the references."""
+
     since: str = "1.0"
     """The version of the suite that brought the case."""
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from aether.conformance.context import Context, Server
 from aether.conformance.harness import Harness
 from aether.conformance.rules import Case
 from aether.conformance.violations import SuiteError, Violation
+from aether.conformance.watchdog import GRACE, Stuck, watchdog
 from aether.core.event import new_id
 from aether.core.features import Durability
 from aether.core.registry import Registry, default_registry
@@ -25,14 +24,14 @@ from aether.core.registry import Registry, default_registry
 _CASE_DEADLINES = 6
 """No case needs as many of the harness's deadlines on a sound backend; one that hangs ends there as FAIL."""
 
-_WATCHDOG_GRACE = 15.0  # seconds that a case has to clean up behind its bound
+_START_SECONDS = 60.0  # that a server may take to start or to stop
+
+_EXAMPLES = 100
+_DEEP_EXAMPLES = 1000
+"""How many games a machine plays: the same ones each time, or those of a seed."""
 
 _STRAGGLER_SECONDS = 2.0
 """How long tasks may take to end after everything was closed."""
-
-
-class Stuck(Exception):
-    """The event loop is blocked."""
 
 
 class Status(StrEnum):
@@ -58,20 +57,36 @@ class Result:
 class Session:
     """A server that runs from entering to leaving, and the event loop that all cases share."""
 
-    def __init__(self, harness: Harness, *, time_factor: float = 1.0, registry: Registry | None = None) -> None:
+    def __init__(
+        self,
+        harness: Harness,
+        *,
+        time_factor: float = 1.0,
+        seed: int | None = None,
+        registry: Registry | None = None,
+        last_words: TextIO | None = None,
+    ) -> None:
+        """`seed` makes the machines play other games than the usual ones; `last_words` is for the watchdog."""
         self._harness = harness
         self._time_factor = time_factor
+        self._seed = seed
         self._registry = registry or default_registry()
+        self._last_words = last_words
         self._runner = asyncio.Runner()
+        self._beside = AsyncExitStack()
+        self._references: tuple[Server, ...] = ()
         self._server: Server | None = None
         self._complaints: list[str] = []
 
     def __enter__(self) -> Self:
         self._runner.__enter__()
         try:
-            self._server = self._runner.run(self._start())
-        except BaseException:
+            with self._watched(_START_SECONDS + self._case_seconds):
+                self._server = self._runner.run(self._start())
+        except BaseException as error:
             self._stop()
+            if isinstance(error, Stuck):
+                raise SuiteError(f"the harness {self._harness.target} did not start: {error}") from error
             raise
         return self
 
@@ -80,42 +95,119 @@ class Session:
     ) -> None:
         self._stop()
 
+    @property
+    def server(self) -> Server:
+        """The server under test."""
+        if self._server is None:
+            raise SuiteError("the session is not entered; use it with `with`")
+        return self._server
+
     async def _start(self) -> Server:
         asyncio.get_running_loop().set_exception_handler(self._complain)
+        doing, bound = "start", asyncio.timeout(_START_SECONDS * self._time_factor)
         try:
-            url = await self._harness.start()
+            async with bound:
+                url = await self._harness.start()
             server = Server(self._harness, url, self._registry, self._time_factor)
-            await server.probe(_fresh_namespace())
+            doing, bound = "answer", asyncio.timeout(self._case_seconds)
+            async with bound:
+                await server.probe(_fresh_namespace())
         except Exception as error:
-            raise SuiteError(f"the harness {self._harness.target} did not start: {_described(error)}") from error
+            reason = "it hangs" if isinstance(error, TimeoutError) and bound.expired() else _described(error)
+            raise SuiteError(f"the harness {self._harness.target} did not {doing}: {reason}") from error
         return server
 
     def _stop(self) -> None:
+        """Stop the server, and end the event loop whatever a backend has left in it."""
         try:
-            self._runner.run(self._harness.stop())
+            with self._watched(_START_SECONDS):
+                self._runner.run(self._stop_servers())
         finally:
-            self._runner.close()
+            with suppress(Stuck), self._watched(_STRAGGLER_SECONDS, grace=_STRAGGLER_SECONDS):
+                self._runner.close()
+
+    async def _stop_servers(self) -> None:
+        try:
+            await self._beside.aclose()
+        finally:
+            await self._harness.stop()
 
     def _complain(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         self._complaints.append(context["message"] + (f" ({_described(error)})" if error else ""))
 
+    def _watched(self, seconds: float, *, grace: float = GRACE) -> AbstractContextManager[None]:
+        return watchdog(seconds * self._time_factor, grace=grace, last_words=self._last_words)
+
+    def facts(self) -> dict[str, Any]:
+        """What the server is and claims, for a report, as plain values and without secrets."""
+        server = self.server
+        url = server.backend_url()
+        return {
+            "target": self._harness.target,
+            "scheme": url.scheme,
+            "backend": self._registry.backend(url.scheme).source,
+            "server": self._harness.server,
+            "features": sorted(str(feature) for feature in server.features),
+            "durability": server.durability.name,
+            "faults": sorted(server.faults.names()),
+            "time_factor": self._time_factor,
+            "seed": self._seed,
+        }
+
     # --- Running ---
 
     def run(self, case: Case) -> Result:
         """Run one case in a fresh namespace."""
-        if self._server is None:
-            raise SuiteError("the session is not entered; use it with `with`")
-        if reason := _not_run(case, self._server):
+        if reason := _not_run(case, self.server):
             return Result(case, *reason)
         begin = time.monotonic()
-        with _watchdog(self._case_seconds + _WATCHDOG_GRACE):
-            status, text = self._runner.run(self._judge(case, self._server))
+        judge = self._judge_machine if case.machine else self._judge_case
+        try:
+            with watchdog(self._case_seconds + GRACE, last_words=self._last_words):
+                status, text = judge(case)
+        except Stuck:
+            bound = f"{self._case_seconds + GRACE:g} s"
+            found = "it hangs, and cannot be cancelled either"
+            status, text = Status.FAIL, self._failure(case, f"the case to end within {bound}", found)
         return Result(case, status, text, time.monotonic() - begin)
 
     @property
     def _case_seconds(self) -> float:
         return _CASE_DEADLINES * self._harness.deadline * self._time_factor
+
+    def _judge_case(self, case: Case) -> tuple[Status, str]:
+        return self._runner.run(self._judge(case, self.server))
+
+    def _judge_machine(self, case: Case) -> tuple[Status, str]:
+        from aether.conformance.machines import MACHINES, Bench
+
+        self._complaints.clear()
+        try:
+            if not self._references:
+                self._references = self._runner.run(self._start_references())
+            bench = Bench(
+                run=self._runner.run,
+                candidate=self.server,
+                references=self._references,
+                deadline=self._harness.deadline * self._time_factor,
+                examples=_EXAMPLES if self._seed is None else _DEEP_EXAMPLES,
+                seed=self._seed,
+            )
+            MACHINES[case.id].run(bench)
+        except Violation as violation:
+            return Status.FAIL, self._failure(case, violation.expected, violation.found)
+        except SuiteError as error:
+            return Status.SUITE_ERROR, self._failure(case, "the suite and its references to work", str(error))
+        return Status.PASS, ""
+
+    async def _start_references(self) -> tuple[Server, ...]:
+        from aether.conformance.reference import references
+
+        try:
+            return await self._beside.enter_async_context(references(self._time_factor))
+        except Exception as error:
+            raise SuiteError(f"the references did not start: {_described(error)}") from error
 
     async def _judge(self, case: Case, server: Server) -> tuple[Status, str]:
         seconds = self._case_seconds
@@ -221,28 +313,3 @@ def exit_code(results: Sequence[Result], *, deselected: int = 0) -> int:
     if Status.FAIL in found:
         return 1
     return 4 if deselected or Status.NOT_TESTABLE in found else 0
-
-
-def interrupt_on_sigterm() -> None:
-    """End a run that is told to terminate as one that is interrupted: the server is stopped."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it otherwise
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-
-
-@contextmanager
-def _watchdog(seconds: float) -> Iterator[None]:
-    """Raise `Stuck` in whatever runs then: a loop that never yields cannot be timed out from the event loop."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def bark(*_: object) -> None:
-        raise Stuck(f"nothing else came to run for {seconds:g} s: something never yields to the event loop")
-
-    before = signal.signal(signal.SIGALRM, bark)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,53 @@
+"""From what the command is told to a harness."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from aether.conformance.harness import Harness, UrlHarness
+from aether.conformance.violations import SuiteError
+from aether.core.errors import AetherError
+from aether.core.registry import default_registry
+from aether.core.url import BackendURL
+
+GROUP = "aether.conformance"
+"""The entry-point group in which installed backends name their harnesses."""
+
+
+def find_harness(target: str) -> Harness:
+    """The harness of a URL, of an installed backend's name, or of `module:Class`.
+
+    Raises `SuiteError` with the reason when there is none.
+    """
+    if "://" in target:
+        return _of_url(target)
+    module, colon, name = target.partition(":")
+    try:
+        if colon:
+            return _made(getattr(import_module(module), name), target)
+        points = entry_points(group=GROUP)
+        if target in points.names:
+            return _made(points[target].load(), target)
+    except Exception as error:
+        if isinstance(error, SuiteError):
+            raise
+        raise SuiteError(f"{target} cannot be loaded: {type(error).__name__}: {error}") from error
+    installed = ", ".join(sorted(points.names)) or "none"
+    raise SuiteError(
+        f"no installed backend has a harness named {target!r} (there are: {installed}); give a URL instead"
+    )
+
+
+def _of_url(url: str) -> Harness:
+    try:
+        default_registry().backend(BackendURL(url).scheme)
+    except AetherError as error:
+        raise SuiteError(str(error)) from error
+    return UrlHarness(url)
+
+
+def _made(kind: object, target: str) -> Harness:
+    if not (isinstance(kind, type) and issubclass(kind, Harness)):
+        raise SuiteError(f"{target} is not a class derived from aether.conformance.Harness")
+    return kind()
