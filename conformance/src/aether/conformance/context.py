@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from aether.conformance.harness import Faults, Harness
@@ -14,6 +14,7 @@ from aether.core.election import Election
 from aether.core.encoding import encode_event
 from aether.core.errors import OutcomeUnknown, StaleRead, TimedOut, Unavailable
 from aether.core.event import Event
+from aether.core.facade import Openable
 from aether.core.features import Durability, Feature
 from aether.core.registry import Registry
 from aether.core.scope import DEFAULT_TIMEOUT, Scope
@@ -22,6 +23,7 @@ from aether.core.store import EventStore
 from aether.core.url import BackendURL
 
 ResultT = TypeVar("ResultT")
+DriverT = TypeVar("DriverT", bound=Openable)
 
 _POLL = 0.005  # seconds between two looks of `eventually`
 
@@ -57,7 +59,7 @@ class Server:
         require_durability: Durability | None = None,
     ) -> EventStore:
         """A store that is not open yet. `wrap` puts something between facade and driver; `timeout` is the facade's."""
-        driver = self.registry.open_store(self.backend_url(), self._scope(namespace))
+        driver = self.store_driver(namespace)
         return EventStore(
             driver if wrap is None else wrap(driver),
             namespace=namespace,
@@ -68,7 +70,7 @@ class Server:
 
     def bus(self, namespace: str, *, wrap: Callable[[BusDriver], BusDriver] | None = None) -> EventBus:
         """A bus that is not open yet."""
-        driver = self.registry.open_bus(self.backend_url(), self._scope(namespace))
+        driver = self.bus_driver(namespace)
         return EventBus(
             driver if wrap is None else wrap(driver),
             namespace=namespace,
@@ -89,12 +91,25 @@ class Server:
             holder=holder,
         )
 
-    def register(self, namespace: str) -> LeaseRegister:
-        """A lease register that is not open yet."""
-        return self.registry.open_election(self.backend_url(), self._scope(namespace))
+    def store_driver(self, namespace: str, *, timeout: float = DEFAULT_TIMEOUT) -> StoreDriver:
+        """The driver below a store, not open yet. `timeout` is that of its scope."""
+        return self.registry.open_store(self.backend_url(), self._scope(namespace, timeout))
 
-    def _scope(self, namespace: str) -> Scope:
-        return Scope(namespace, timeout=DEFAULT_TIMEOUT * self.time_factor)
+    def bus_driver(self, namespace: str, *, timeout: float = DEFAULT_TIMEOUT) -> BusDriver:
+        """The driver below a bus, not open yet."""
+        return self.registry.open_bus(self.backend_url(), self._scope(namespace, timeout))
+
+    def register(self, namespace: str, *, timeout: float = DEFAULT_TIMEOUT) -> LeaseRegister:
+        """A lease register that is not open yet."""
+        return self.registry.open_election(self.backend_url(), self._scope(namespace, timeout))
+
+    @property
+    def announced(self) -> frozenset[Feature]:
+        """All that the backend says it can have, before anything is opened."""
+        return self.registry.backend(self.backend_url().scheme).info.features
+
+    def _scope(self, namespace: str, timeout: float = DEFAULT_TIMEOUT) -> Scope:
+        return Scope(namespace, timeout=timeout * self.time_factor)
 
 
 class Context:
@@ -136,12 +151,26 @@ class Context:
         """Open an election, with a connection of its own, until the case ends."""
         return await self._stack.enter_async_context(self.server.election(namespace or self.namespace, **options))
 
-    async def register(self, *, namespace: str | None = None) -> LeaseRegister:
+    async def store_driver(self, *, namespace: str | None = None, timeout: float = DEFAULT_TIMEOUT) -> StoreDriver:
+        """Open a store's driver, with a connection of its own, until the case ends."""
+        return await self._opened(self.server.store_driver(namespace or self.namespace, timeout=timeout))
+
+    async def bus_driver(self, *, namespace: str | None = None, timeout: float = DEFAULT_TIMEOUT) -> BusDriver:
+        """Open a bus's driver, with a connection of its own, until the case ends."""
+        return await self._opened(self.server.bus_driver(namespace or self.namespace, timeout=timeout))
+
+    async def register(self, *, namespace: str | None = None, timeout: float = DEFAULT_TIMEOUT) -> LeaseRegister:
         """Open a lease register, with a connection of its own, until the case ends."""
-        register = self.server.register(namespace or self.namespace)
-        self._stack.push_async_callback(register.close)
-        await register.open()
-        return register
+        return await self._opened(self.server.register(namespace or self.namespace, timeout=timeout))
+
+    async def _opened(self, driver: DriverT) -> DriverT:
+        self._stack.push_async_callback(driver.close)
+        await driver.open()
+        return driver
+
+    def transaction(self) -> AbstractAsyncContextManager[object]:
+        """A transaction of the caller's own: what is entered goes to `connection=`; an error rolls it back."""
+        return self.server.harness.transaction()
 
     # --- Breaking ---
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
 
 Fault = Callable[[], Awaitable[None]]
@@ -55,6 +56,19 @@ class Harness:
     def faults(self) -> Faults:
         """What may be done to the server; asked after `start`."""
         return Faults()
+
+    def transaction(self) -> AbstractAsyncContextManager[object]:
+        """A transaction on the server that the suite owns, for backends with CALLER_TRANSACTION.
+
+        Entering gives what `connection=` takes; leaving commits, leaving by an error rolls back. Cases that need it
+        are not testable where it is not overridden.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.transaction() has to open a transaction on the server")
+
+    @property
+    def transactional(self) -> bool:
+        """Whether the harness can open transactions."""
+        return type(self).transaction is not Harness.transaction
 
     @property
     def target(self) -> str:

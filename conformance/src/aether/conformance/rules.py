@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 Body = Callable[["Context"], Awaitable[None]]
 
-_ORDERED = ("store.feed.", "store.subscribe.", "store.checkpoint.", "store.identity")
+_ORDERED = (
+    "store.feed.",
+    "store.subscribe.",
+    "store.checkpoint.",
+    "store.identity",
+    "store.driver.feed",
+    "store.driver.tail",
+)
 
 
 @dataclass(frozen=True)

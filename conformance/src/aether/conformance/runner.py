@@ -18,7 +18,7 @@ from aether.conformance.rules import Case
 from aether.conformance.violations import SuiteError, Violation
 from aether.conformance.watchdog import GRACE, Stuck, watchdog
 from aether.core.event import new_id
-from aether.core.features import Durability
+from aether.core.features import Durability, Feature
 from aether.core.registry import Registry, default_registry
 
 _CASE_DEADLINES = 6
@@ -260,6 +260,8 @@ def _not_run(case: Case, server: Server) -> tuple[Status, str] | None:
     absent = Status.NOT_CLAIMED if server.durability == Durability.NONE else Status.NOT_TESTABLE
     if case.processes and not server.harness.multiprocess:
         return absent, "other processes cannot reach it"
+    if Feature.CALLER_TRANSACTION in case.needs and not server.harness.transactional:
+        return Status.NOT_TESTABLE, "the harness has no transaction()"
     if missing_faults := case.faults - server.faults.names():
         return absent, f"the harness has no {', '.join(sorted(missing_faults))}()"
     return None

@@ -14,6 +14,8 @@ _MODULES = (
     "state",
     "names",
     "close",
+    "driver_store",
+    "driver_feed",
     "bus",
     "bus_queue",
     "bus_close",

@@ -7,8 +7,10 @@ the driver declares are respected.
 
 Obligations that hold for every driver:
 
-* `open()` is called once, before anything else; `close()` may be called twice, and while calls are waiting. After
-  `close()` no task, thread or socket of the driver is left.
+* `open()` is called once, before anything else; `close()` may be called twice, also after `open()` has failed, and
+  while calls are waiting: those end, with their answer or an `AetherError`; the core leaves tails, subscriptions and
+  watches before. After `close()` no task, thread or socket of the driver is left.
+* Drivers of one process may be opened in one event loop after another, each used in its own.
 * Every method may be called from many tasks of one event loop at once.
 * Every method returns or raises within `Scope.timeout` seconds, unless its docstring says that it waits.
 * A cancelled call leaves the driver usable. `CancelledError` is never swallowed.
@@ -128,7 +130,10 @@ class StoreDriver(Protocol):
 
     @property
     def limits(self) -> Limits:
-        """The limits, as the server that it is connected to has them."""
+        """The limits, as the server that it is connected to has them: above 0, and the largest event fits a commit.
+
+        They do not depend on names: an event of the largest size is stored for an actor of any name.
+        """
         ...
 
     @property
@@ -165,8 +170,13 @@ class StoreDriver(Protocol):
         of a commit, also after the process or the server is killed in the middle.
         Returns only when the commit is as durable as `durability` says.
 
-        `writes` names each actor once. It holds more than one actor only if MULTI_ACTOR is among `features`, and
-        `transaction` is given only if CALLER_TRANSACTION is.
+        `writes` names each actor once. It holds more than one actor only if MULTI_ACTOR is among `features`; a
+        hundred of them are always taken, and what is more than the driver can take raises `CommitTooLarge` before
+        anything is stored.
+
+        `transaction` is given only if CALLER_TRANSACTION is among `features`: the commit becomes part of that
+        transaction. Nobody else sees it before that is committed, and nobody ever if it is rolled back; its place in
+        the feed is still behind all that anybody has seen by then. Whoever wants to append meanwhile may have to wait.
 
         Raises `Unavailable` if nothing was sent, `OutcomeUnknown` if that cannot be known. Cancelling it leaves the
         outcome unknown, too; repeating it is always safe, because of the expectation.
@@ -178,7 +188,7 @@ class StoreDriver(Protocol):
 
         Ascending from `after + 1`; with `reverse` descending from `upto` (or the latest) instead. At most `limit`
         events; the driver chooses the size of the page below that, so that it stays within a few MiB. The caller
-        asks again behind the last one while `more` is True.
+        asks again behind the last one while `more` is True, so a page with more behind it holds at least one.
 
         MUST reflect every append that was acknowledged to anybody before the call, unless the server itself is
         partitioned; and MUST never answer from an older state than an earlier answer of this driver did.
@@ -196,8 +206,9 @@ class StoreDriver(Protocol):
     async def feed(self, *, after: int, upto: int, limit: int) -> Page:
         """Return one page of the events of all actors with `after < position <= upto`, in feed order.
 
-        `upto` is a position that this driver has returned, so the events up to it exist; a driver whose server does
-        not hold them yet waits for them, and raises `StaleRead` at its time-out.
+        At most `limit` events, and at least one while something follows; fewer where the page would hold more than a
+        few MiB. `upto` is a position that this driver has returned, so the events up to it exist; a driver whose
+        server does not hold them yet waits for them, and raises `StaleRead` at its time-out.
         Once a caller has seen position p, no event below p MUST ever appear later: order is the order of commits.
         """
         ...
@@ -209,6 +220,7 @@ class StoreDriver(Protocol):
     async def load(self, kind: str, name: str) -> Slot | None:
         """Return the slot `name` of `kind` (`[a-z-]+`), None if it was never saved. As fresh as `read`.
 
+        `name` is any text of 1 to 515 characters without control characters; different ones never meet.
         Slots hold snapshots and checkpoints. They are as durable as events and belong to the namespace.
         """
         ...
@@ -218,6 +230,7 @@ class StoreDriver(Protocol):
     ) -> int:
         """Set the slot if its revision is `expected` (0: it does not exist), and return the new revision.
 
+        `value` is any bytes up to `limits.max_snapshot_bytes`, to be given back byte for byte.
         Raises `RevisionConflict` otherwise; it MUST be definite. Raises `Unavailable` or `OutcomeUnknown` as `append`.
         """
         ...
@@ -275,7 +288,7 @@ class BusDriver(Protocol):
 
     @property
     def max_message_bytes(self) -> int:
-        """The most that `Message.data` may hold."""
+        """The most that `Message.data` may hold, whatever the other fields hold."""
         ...
 
     async def open(self) -> None:
@@ -283,7 +296,7 @@ class BusDriver(Protocol):
         ...
 
     async def close(self) -> None:
-        """Release everything; subscriptions that are still open end silently."""
+        """Release everything; subscriptions that are still open end silently, and can still be left."""
         ...
 
     async def publish(self, message: Message, *, count: bool = False) -> int | None:
@@ -310,7 +323,7 @@ class BusDriver(Protocol):
 
 
 class Entry(NamedTuple):
-    """One record of a lease register."""
+    """One record of a lease register. `value` is up to 16 KiB of any bytes, to be given back byte for byte."""
 
     name: str
     revision: int
@@ -340,7 +353,7 @@ class LeaseRegister(Protocol):
 
     @property
     def push(self) -> bool:
-        """Whether `watch` learns of a change without polling."""
+        """Whether `watch` learns of a change without polling: at once, compared with the shortest lease."""
         ...
 
     async def open(self) -> None:
@@ -365,7 +378,7 @@ class LeaseRegister(Protocol):
         ...
 
     async def scan(self, prefix: str) -> Sequence[Entry]:
-        """Return the records whose names start with `prefix`."""
+        """Return the records whose names start with `prefix`: all that were there before, each once."""
         ...
 
     def watch(self, prefix: str) -> AbstractAsyncContextManager[Watch]:
