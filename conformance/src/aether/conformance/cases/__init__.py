@@ -19,7 +19,9 @@ _MODULES = (
     "bus",
     "bus_queue",
     "bus_close",
+    "driver_bus",
     "register",
+    "driver_register",
     "election",
     "election_end",
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from aether.conformance.context import Context, event, history
+from aether.conformance.context import Context, drift, event, history
 from aether.conformance.corpus import HOSTILE_NAMES
 from aether.conformance.rules import case
 from aether.conformance.violations import expect, expect_equal, expect_error
@@ -331,12 +331,17 @@ async def close_waiting(ctx: Context) -> None:
     """Calls that wait while their driver is closed MUST end, with an answer or an AetherError."""
     witness = await ctx.store_driver()
     await witness.append([write("a", 1, 40)])
-    driver = await ctx.store_driver()
-    calls = [*_reads(driver).values(), *_writes(driver).values()]
-    tasks = [asyncio.ensure_future(call()) for call in calls for _ in range(3)]
-    await asyncio.sleep(0)
-    await ctx.within(driver.close(), "closing beside calls")
-    results = await ctx.within(asyncio.gather(*tasks, return_exceptions=True), "the calls to end")
+
+    async def close_behind(turns: int, driver: StoreDriver) -> list[object]:
+        calls = [*_reads(driver).values(), *_writes(driver).values()]
+        tasks = [asyncio.ensure_future(call()) for call in calls for _ in range(3)]
+        await drift(turns)
+        await driver.close()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    closings = [close_behind(turns, await ctx.store_driver()) for turns in (1, 2, 5, 20)]
+    ended = await ctx.within(asyncio.gather(*closings), "closings, and the calls beside them, to end")
+    results = [one for each in ended for one in each]
     allowed = (AetherError, RevisionConflict)
     wrong = [one for one in results if isinstance(one, BaseException) and not isinstance(one, allowed)]
     expect_equal(wrong, [], "other errors than those of Aether")
