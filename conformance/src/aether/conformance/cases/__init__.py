@@ -6,6 +6,7 @@ from importlib import import_module
 
 _MODULES = (
     "append",
+    "transaction",
     "outcome",
     "limits",
     "read",
