@@ -1,11 +1,15 @@
-"""What a process holds: tasks, file descriptors, threads."""
+"""What a process holds: tasks, file descriptors, threads, memory."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import tracemalloc
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
+
+ResultT = TypeVar("ResultT")
 
 _DESCRIPTORS = Path("/dev/fd")
 
@@ -31,3 +35,19 @@ class Resources(NamedTuple):
     def within(self, other: Resources) -> bool:
         """Whether nothing is more than in `other`."""
         return all(mine <= theirs for mine, theirs in zip(self, other, strict=True))
+
+
+async def peak_bytes(work: Awaitable[ResultT]) -> tuple[ResultT, int]:
+    """What comes of the work, and how many bytes more than at its beginning Python held at most meanwhile."""
+    traced = tracemalloc.is_tracing()
+    if not traced:
+        tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        result = await work
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        if not traced:
+            tracemalloc.stop()
+    return result, peak - before

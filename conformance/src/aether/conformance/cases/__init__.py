@@ -17,6 +17,7 @@ _MODULES = (
     "close",
     "driver_store",
     "driver_feed",
+    "edges",
     "bus",
     "bus_queue",
     "bus_close",

@@ -11,7 +11,8 @@ from aether.nats.log import BATCH, EventLog
 
 _ACTOR_BATCH = 2000
 _REVERSE_PAGE = 500
-_NEAR = 500  # versions: a page that starts this much too early costs less than another look-up
+_NEAR = 500  # versions or commits: a page that starts this much too early costs less than another look-up
+_NEAR_BYTES = 1 << 18  # and with large ones, this many bytes
 _LOOKUPS = 12
 _RETRY_PAUSE = 0.005  # seconds until a replica that is behind is asked again
 
@@ -93,8 +94,11 @@ class Reader:
         """
         low_version, low_sequence = 0, 1
         high_version, high_sequence = latest.first, latest.sequence
+        size = sum(map(len, latest.events)) or 1
+        near_commits = max(1, min(_NEAR, _NEAR_BYTES // size))
+        near_versions = max(1, min(_NEAR, _NEAR_BYTES * len(latest.events) // size))
         for _ in range(_LOOKUPS):
-            if version - low_version <= _NEAR or high_sequence - low_sequence <= _NEAR:
+            if version - low_version <= near_versions or high_sequence - low_sequence <= near_commits:
                 break
             share = (version - low_version) / (high_version - low_version)
             guess = low_sequence + int(share * (high_sequence - low_sequence))

@@ -31,6 +31,7 @@ _SILENCE_SECONDS = 5.0  # more than two heartbeats: the consumer is gone
 _FORGET_SECONDS = 60  # the server drops a consumer that nobody pulls from; the next pull makes a new one
 _PULL_ROOM = 1 << 16
 _RETRY_SECONDS = 0.1
+_AHEAD = 256  # events that a page of the past may hold undelivered; it ends at 4 MiB anyway
 _PULL_AGAIN = ("404", "408")  # nothing there, or the pull has expired
 
 
@@ -92,10 +93,14 @@ class JetStreamTail:
             last = await self._log.last(self._log.subjects)
             if last is not None:
                 self._end = last.sequence << INDEX_BITS | len(last.events) - 1
-        if self._after < self._end:
-            return (await self._reader.feed(after=self._after, upto=self._end, limit=limit)).records
-        await self._make_consumer()
-        return ()
+        if self._after >= self._end:
+            await self._make_consumer()
+            return ()
+        if not self._ready:
+            # More than was asked for: what is cut off would have to be read again, a whole commit for each event.
+            page = await self._reader.feed(after=self._after, upto=self._end, limit=max(limit, _AHEAD))
+            self._ready.extend(page.records)
+        return self._taken(limit)
 
     async def _check_history(self) -> None:
         """After a loss, make sure that what was delivered last still stands there: the stream may be restored."""
@@ -105,6 +110,8 @@ class JetStreamTail:
             page = await self._reader.feed(after=place - 1, upto=place, limit=1)
             if not page.records or page.records[0].data != delivered.data:
                 raise StoreIdentityChanged(place, "another event stands there, or none")
+        if self._suspicious:
+            self._ready.clear()
         self._suspicious = False
 
     async def _live(self, limit: int) -> Sequence[Stored]:
@@ -121,6 +128,9 @@ class JetStreamTail:
                     await self._wake.wait()
             except TimeoutError:
                 self._lose()
+        return self._taken(limit)
+
+    def _taken(self, limit: int) -> Sequence[Stored]:
         return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
 
     # --- The consumer ---
