@@ -18,6 +18,9 @@ HOSTILE_NAMES = (
     "👩\u200d🚀", "🚀", "\U0010ffff", "\u0345",
     # what encodings, numbers and nothing look like
     "=41", "=2E", "==QQ", "=", "==", "0", "00", "1", "-1", "1.0", "1e3", "null", "None", "true", "NaN", "undefined",
+    # what backends call their own things
+    "head", "feed", "identity", "meta", "checkpoint", "snapshot", "lease", "slot", "1.s.a", "aether", "aether.identity",
+    "aether:{a}:feed", "aether.e.a", "__seq__", "sqlite_master", "node/1",
     # long ones: in ASCII, in UTF-8, and equal but for their ends
     "x" * 255, "x" * 254 + "y", "x" * 254, "🚀" * 255, "\u00e9" * 200, "." * 255, " " * 255,
 )
