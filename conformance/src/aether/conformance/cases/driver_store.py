@@ -333,11 +333,11 @@ async def close_waiting(ctx: Context) -> None:
     await witness.append([write("a", 1, 40)])
 
     async def close_behind(turns: int, driver: StoreDriver) -> list[object]:
-        calls = [*_reads(driver).values(), *_writes(driver).values()]
+        calls: list[Callable[[], Awaitable[object]]] = [*_reads(driver).values(), *_writes(driver).values()]
         tasks = [asyncio.ensure_future(call()) for call in calls for _ in range(3)]
         await drift(turns)
         await driver.close()
-        return await asyncio.gather(*tasks, return_exceptions=True)
+        return list(await asyncio.gather(*tasks, return_exceptions=True))
 
     closings = [close_behind(turns, await ctx.store_driver()) for turns in (1, 2, 5, 20)]
     ended = await ctx.within(asyncio.gather(*closings), "closings, and the calls beside them, to end")

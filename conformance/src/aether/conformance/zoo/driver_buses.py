@@ -131,7 +131,9 @@ class CountsWithoutTheFeature(BusWrapper):
 
     caught_by = "bus.driver.count#unclaimed"
 
-    features = frozenset()
+    @property
+    def features(self) -> frozenset[Feature]:
+        return frozenset()
 
 
 class FailsToLeaveWhenClosed(BusWrapper):

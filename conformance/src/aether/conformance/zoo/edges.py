@@ -13,7 +13,7 @@ import msgspec
 from aether.conformance.wrappers import StoreWrapper, TailWrapper
 from aether.core import OutcomeUnknown, VersionConflict
 from aether.core.event import Event
-from aether.core.spi import Page, Slot, Stored, Tail, Write
+from aether.core.spi import Page, Slot, Stored, StoreDriver, Tail, Write
 
 
 class BindsTooManyParameters(StoreWrapper):
@@ -84,8 +84,8 @@ class FeedsReplicas(StoreWrapper):
 
     handles: ClassVar[list[object]] = []
 
-    def __init__(self, inner: object) -> None:
-        super().__init__(inner)  # type: ignore[arg-type]  (as the zoo makes them)
+    def __init__(self, inner: StoreDriver) -> None:
+        super().__init__(inner)
         self.handles.append(self)
         self.lag = 4 * (len(self.handles) % 2)
 
@@ -162,8 +162,8 @@ class FewSubscriptions(StoreWrapper):
 
     caught_by = "store.subscribe.seam#several"
 
-    def __init__(self, inner: object) -> None:
-        super().__init__(inner)  # type: ignore[arg-type]  (as the zoo makes them)
+    def __init__(self, inner: StoreDriver) -> None:
+        super().__init__(inner)
         self.pool = asyncio.Semaphore(32)
 
     @asynccontextmanager
