@@ -142,6 +142,7 @@ OBLIGATIONS: dict[str, tuple[str, ...]] = {
     "to `sink`, once, until the context is left": ("bus.driver.deliver", "bus.driver.sink#left"),
     "messages that anybody publishes afterwards MUST be delivered": ("bus.ready",),
     "each message goes to one of them": ("bus.queue", "bus.queue#member"),
+    "of those whose `types` want it": ("bus.queue#types",),
     "subscribes again by itself and calls `sink.interrupted()`": ("bus.reconnect",),
     # --- lease register ---
     "up to 16 KiB of any bytes": ("election.register.value",),

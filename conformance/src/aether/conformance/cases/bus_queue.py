@@ -76,6 +76,25 @@ async def queue_member(ctx: Context) -> None:
         await ctx.within(publish_until_enough(len(member) + 20), "20 events for the member that is left")
 
 
+@case("bus.queue#types")
+async def queue_types(ctx: Context) -> None:
+    """Where members of a queue want different types, each event MUST go to one of those that want it."""
+    publisher, one, two = await ctx.bus(), await ctx.bus(), await ctx.bus()
+    readers = (
+        one.subscribe(queue="q", types={"A"}),
+        two.subscribe(queue="q", types={"B"}),
+        two.subscribe(queue="q", types={"A", "C"}),
+    )
+    total = 30
+    async with _collecting(ctx, *readers) as got:
+        for kind in ("A", "B", "C"):
+            await publisher.publish(*(event(kind, version, type=kind) for version in range(1, total + 1)))
+        await ctx.eventually(lambda: sum(map(len, got)) >= 3 * total, f"{total} events of each of three types")
+    counts = Counter(each.id for member in got for each in member)
+    once = len(counts) == counts.total() == 3 * total
+    expect(once, f"{3 * total} events once each", found=counts.most_common(3))
+
+
 @case("bus.overflow")
 async def overflow(ctx: Context) -> None:
     """A subscriber that is too slow MUST raise SlowConsumer with the number of lost events, and go on with new ones."""

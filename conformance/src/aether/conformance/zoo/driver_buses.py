@@ -151,3 +151,13 @@ class FailsToLeaveWhenClosed(BusWrapper):
             yield
             if self.closed:
                 raise Unavailable("unsubscribe", reason="the connection is closed")
+
+
+class ChoosesBeforeItFilters(BusWrapper):
+    """A queue gives each message to one of its members, and that one drops it if it wants another type."""
+
+    caught_by = "bus.queue#types"
+
+    def subscribe(self, wanted: BusFilter, *, queue: str | None, sink: Sink) -> AbstractAsyncContextManager[None]:
+        everything = wanted if queue is None else msgspec.structs.replace(wanted, types=None)
+        return self.inner.subscribe(everything, queue=queue, sink=sink)

@@ -313,7 +313,8 @@ class BusDriver(Protocol):
         """Deliver every matching message to `sink`, once, until the context is left.
 
         When the context has been entered, messages that anybody publishes afterwards MUST be delivered.
-        Subscriptions of one namespace that name the same `queue` share: each message goes to one of them.
+        Subscriptions of one namespace that name the same `queue` share: each message goes to one of them, of those
+        whose `types` want it. A driver may choose before it looks at `actors`, so members should name the same.
         After a lost connection the driver subscribes again by itself and calls `sink.interrupted()`.
         """
         ...
