@@ -73,6 +73,7 @@ OBLIGATIONS: dict[str, tuple[str, ...]] = {
     "Raises `Unavailable` when no server answers": (
         "store.driver.timeout#open",
         "bus.driver.timeout#open",
+        "election.register.timeout#open",
     ),
     "Appends that are under way end": ("store.close#busy", "store.driver.close#waiting"),
     "as one commit and return the position of the last event": (

@@ -158,6 +158,17 @@ async def timeout(ctx: Context) -> None:
     await ctx.recovers(lambda: register.read("a"), "the register to answer when the server goes on")
 
 
+@case("election.register.timeout#open", faults={"pause", "resume"})
+async def timeout_open(ctx: Context) -> None:
+    """Opening a register on a server that does not answer MUST raise Unavailable at the scope's time-out."""
+    register = ctx.server.register(ctx.namespace, timeout=BRIEF)
+    try:
+        async with ctx.paused():
+            await check_bounded(ctx, {"open": register.open}, (Unavailable,))
+    finally:
+        await register.close()
+
+
 @case("election.register.timeout#definite", faults={"pause", "resume"})
 async def timeout_definite(ctx: Context) -> None:
     """A `cas` that raised Unavailable MUST never be applied; one that raised OutcomeUnknown once at most."""
