@@ -132,7 +132,7 @@ class Connection:
         if self._closed:
             return
         self._closed = True
-        self._end_requests("the connection was closed")
+        self._end_waits("the connection was closed")
         if self._options is None:
             await self._leave()
             return
@@ -184,9 +184,7 @@ class Connection:
             return
         _log.warning("%s: the connection is lost, trying to reconnect", self._what)
         self._connected.clear()
-        self._end_requests("the connection was lost")
-        for callback in list(self._when_lost.values()):
-            callback()
+        self._end_waits("the connection was lost")
 
     def _back(self) -> None:
         _log.info("%s: connected again", self._what)
@@ -194,9 +192,11 @@ class Connection:
         for callback in list(self._when_back.values()):
             callback()
 
-    def _end_requests(self, reason: str) -> None:
+    def _end_waits(self, reason: str) -> None:
         for future in list(self._waiting):
             _fail(future, reason)
+        for callback in list(self._when_lost.values()):
+            callback()
 
     # --- What others ask ---
 
@@ -228,7 +228,7 @@ class Connection:
         return self.client.max_payload
 
     def on_disconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call it whenever the connection is lost; the returned function ends that."""
+        """Call it whenever the connection is lost or closed; the returned function ends that."""
         return _register(self._when_lost, callback)
 
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
