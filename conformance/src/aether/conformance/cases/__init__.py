@@ -17,6 +17,7 @@ _MODULES = (
     "close",
     "driver_store",
     "driver_feed",
+    "driver_slots",
     "edges",
     "bus",
     "bus_queue",
