@@ -1,0 +1,17 @@
+"""What a backend can build on whose server only keeps and finds: a tail, a register and a bus that poll.
+
+| a driver that lacks | takes | and gives |
+|---|---|---|
+| `StoreDriver.tail` | `PollingTail(store, after=…)` | `head()` and `feed()` |
+| a `LeaseRegister` | `StoreRegister(store)` | `load()` and `save()` |
+| a `BusDriver` | `PollingBus(log)` | a `BusLog`: one table, or one list, of messages |
+
+All of them poll with a pause that grows while nothing happens, and look at once when somebody in the same process
+rings their `Bell`. They keep the obligations of `aether.core.spi` if what they stand on does.
+"""
+
+from aether.core.kit.bus import BusLog, Logged, PollingBus
+from aether.core.kit.polling import Bell, Poll, PollingTail
+from aether.core.kit.register import StoreRegister
+
+__all__ = ["Bell", "BusLog", "Logged", "Poll", "PollingBus", "PollingTail", "StoreRegister"]
