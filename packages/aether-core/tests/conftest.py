@@ -290,3 +290,14 @@ def world() -> World:
 @pytest.fixture
 def new_world() -> type[World]:
     return World
+
+
+@pytest.fixture
+def virtual() -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Runs a coroutine on a loop of its own, whose time passes only when there is nothing to do."""
+
+    def run(work: Coroutine[Any, Any, Any]) -> Any:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            return runner.run(work)
+
+    return run

@@ -107,7 +107,8 @@ class Database:
             if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB:
                 raise self.url.error("this file is no database") from error
             raise
-        connection.execute("PRAGMA journal_mode = WAL")
+        while not _mode_settled(connection) and time.monotonic() < deadline:
+            time.sleep(0.005)  # for the first two processes of a new file SQLite does not wait here: one is refused
         connection.execute(f"PRAGMA synchronous = {self.synchronous}")
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
@@ -132,6 +133,14 @@ class Database:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _mode_settled(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        return error.sqlite_errorcode != sqlite3.SQLITE_BUSY
+    return True
 
 
 def _transaction(connection: sqlite3.Connection, what: str, work: Callable[[sqlite3.Connection], Result]) -> Result:

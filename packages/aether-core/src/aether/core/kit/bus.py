@@ -182,16 +182,17 @@ class PollingBus:
 
     async def _look(self) -> Sequence[Logged] | None:
         try:
-            if self._cut:
-                await self._resume()
-            return await self._log.after(self._position, _PAGE) or None
+            if self._cut:  # the log may have lost its end, and give those positions to other messages
+                self._position = min(self._position, await self._log.end())
+            page = await self._log.after(self._position, _PAGE)
         except (Unavailable, StaleRead):
             self._cut = True
             raise
+        if self._cut:
+            self._resume()
+        return page or None
 
-    async def _resume(self) -> None:
-        """Go on behind an outage. The log may have lost its end, and give those positions to other messages."""
-        self._position = min(self._position, await self._log.end())
+    def _resume(self) -> None:
         self._cut = False
         for subscriber in self._subscribers:
             subscriber.after = min(subscriber.after, self._position)
