@@ -32,8 +32,13 @@ Row = TypeVar("Row")
 Result = TypeVar("Result")
 
 _PAGE_BYTES = 4 << 20
+_SYNCED = 2  # PRAGMA synchronous: FULL; from here on each commit waits for the disk
 _LAST = (1 << 63) - 1  # SQLite's largest integer
 _APPLICATION_ID = 0x41465331  # in the header of the file: it is ours, in this format
+
+_LIMITS = Limits(
+    max_event_bytes=1 << 20, max_commit_bytes=16 << 20, max_commit_events=10_000, max_snapshot_bytes=1 << 20
+)
 
 _EVENTS = "SELECT position, actor_id, version, data FROM events WHERE namespace = ?"
 _SLOT = "SELECT revision, value FROM slots WHERE namespace = ? AND kind = ? AND name = ?"
@@ -87,6 +92,22 @@ class Database:
     async def write(self, what: str, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run one transaction, alone in the file. What `work` raises rolls it back."""
         return await self._call(what, lambda deadline: _transaction(self._ready(deadline), what, work))
+
+    async def page(self, query: str, row: tuple[object, ...], limit: int) -> Page:
+        """Run a query for events."""
+        return Page(*await self.read("read", lambda db: _first(db.execute(query, row), limit, Stored)))
+
+    async def introduce(self, namespace: str) -> tuple[str, Durability]:
+        """The identity of a namespace's store, made when that is opened first, and what the file survives."""
+
+        def introduced(db: sqlite3.Connection) -> tuple[str, Durability]:
+            db.execute("INSERT OR IGNORE INTO stores VALUES (?, ?)", (namespace, new_id()))
+            (identity,) = db.execute("SELECT identity FROM stores WHERE namespace = ?", (namespace,)).fetchone()
+            (journal,), (level,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("journal_mode", "synchronous"))
+            synced = journal == "wal" and level >= _SYNCED
+            return identity, Durability.HOST if synced else Durability.PROCESS
+
+        return await self.write("opening the store", introduced)
 
     async def _call(self, what: str, work: Callable[[float], Result]) -> Result:
         if self._thread is None:
@@ -177,9 +198,7 @@ class FileStore:
     identity = ""  # until it is open, as the next one
     durability = Durability.PROCESS
     features = frozenset({Feature.MULTI_ACTOR})
-    limits = Limits(
-        max_event_bytes=1 << 20, max_commit_bytes=16 << 20, max_commit_events=10_000, max_snapshot_bytes=1 << 20
-    )
+    limits = _LIMITS
 
     def __init__(self, url: BackendURL, scope: Scope) -> None:
         self._database = Database(url, scope.timeout)
@@ -188,13 +207,7 @@ class FileStore:
 
     async def open(self) -> None:
         await self._database.open()
-        self.identity, self.durability = await self._database.write("opening the store", self._introduce)
-
-    def _introduce(self, db: sqlite3.Connection) -> tuple[str, Durability]:
-        db.execute("INSERT OR IGNORE INTO stores VALUES (?, ?)", (self._namespace, new_id()))
-        (identity,) = db.execute("SELECT identity FROM stores WHERE namespace = ?", (self._namespace,)).fetchone()
-        (journal,), (level,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("journal_mode", "synchronous"))
-        return identity, Durability.HOST if journal == "wal" and level >= 2 else Durability.PROCESS
+        self.identity, self.durability = await self._database.introduce(self._namespace)
 
     async def close(self) -> None:
         await self._database.close()
@@ -224,18 +237,15 @@ class FileStore:
         order = "DESC" if reverse else "ASC"
         query = f"{_EVENTS} AND actor_id = ? AND version > ? AND version <= ? ORDER BY version {order}"
         row = (self._namespace, actor_id, after, _LAST if upto is None else upto)
-        return await self._page(query, row, _LAST if limit is None else limit)
-
-    async def _page(self, query: str, row: tuple[object, ...], limit: int) -> Page:
-        return Page(*await self._database.read("read", lambda db: _first(db.execute(query, row), limit, Stored)))
+        return await self._database.page(query, row, _LAST if limit is None else limit)
 
     async def head(self) -> Stored | None:
-        page = await self._page(f"{_EVENTS} ORDER BY position DESC", (self._namespace,), 1)
+        page = await self._database.page(f"{_EVENTS} ORDER BY position DESC", (self._namespace,), 1)
         return page.records[0] if page.records else None
 
     async def feed(self, *, after: int, upto: int, limit: int) -> Page:
         query = f"{_EVENTS} AND position > ? AND position <= ? ORDER BY position"
-        return await self._page(query, (self._namespace, after, upto), limit)
+        return await self._database.page(query, (self._namespace, after, upto), limit)
 
     def tail(self, *, after: int) -> AbstractAsyncContextManager[Tail]:
         return PollingTail(self, after=after, bell=self._bell)
@@ -289,9 +299,9 @@ class FileLog:
         def logged(position: int, *fields: Any) -> Logged:
             return Logged(position, Message(*fields))
 
-        return (await self._database.read("receive", lambda db: _first(db.execute(query, (position,)), limit, logged)))[
-            0
-        ]
+        row = (position,)
+        rows, _ = await self._database.read("receive", lambda db: _first(db.execute(query, row), limit, logged))
+        return rows
 
     async def claim(self, queue: str, positions: Sequence[int]) -> Collection[int]:
         statement = "INSERT OR IGNORE INTO claims VALUES (?, ?)"
