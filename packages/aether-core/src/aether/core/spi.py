@@ -1,10 +1,9 @@
 """The interface that backends implement: records and `Protocol`s, no logic.
 
 A backend author reads this file and `aether.core.hookspecs`, nothing else; what a server has no means for can be built
-on `aether.core.kit`. Users never see these classes: they hold
-the facades `EventStore`, `EventBus` and `Election`, which validate, encode, check limits, resolve repeated appends and
-keep the closed state, so a driver may trust its arguments: names are valid, numbers are in range, and the limits that
-the driver declares are respected.
+on `aether.core.kit`. Users never see these classes: they hold the facades `EventStore`, `EventBus` and `Election`,
+which validate, encode, check limits, resolve repeated appends and keep the closed state, so a driver may trust its
+arguments: names are valid, numbers are in range, and the limits that the driver declares are respected.
 
 Obligations that hold for every driver:
 
