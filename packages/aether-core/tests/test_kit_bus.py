@@ -177,6 +177,32 @@ def test_a_queue_gets_each_message_once_over_all_processes_and_members() -> None
     run(body)
 
 
+def test_queues_of_one_name_that_look_elsewhere_are_two() -> None:
+    async def body(log: ListLog, bus: PollingBus) -> None:
+        here, across = Kept(), Kept()
+        async with entered(bus, here, "q"), bus.subscribe(BusFilter(">", None, None), queue="q", sink=across):
+            await bus.publish(message(1))
+            await until(lambda: here.got and across.got)
+
+    run(body)
+
+
+def test_a_new_member_of_a_queue_is_not_given_all_that_it_has_missed() -> None:
+    async def body(log: ListLog, bus: PollingBus) -> None:
+        old, new = Kept(), Kept()
+        async with entered(bus, old, "q"):
+            for number in range(50):
+                await bus.publish(message(number))
+            await until(lambda: len(old.got) == 50)
+            async with entered(bus, new, "q"):
+                for number in range(20):
+                    await bus.publish(message(number))
+                await until(lambda: len(old.got) + len(new.got) == 70)
+        assert len(new.got) == 10
+
+    run(body)
+
+
 def test_an_outage_is_an_interruption_and_a_log_that_lost_its_end_is_followed() -> None:
     async def body(log: ListLog, bus: PollingBus) -> None:
         sink = Kept()
@@ -184,15 +210,17 @@ def test_an_outage_is_an_interruption_and_a_log_that_lost_its_end_is_followed() 
             for number in range(5):
                 await bus.publish(message(number))
             await until(lambda: len(sink.got) == 5)
-            log.failure = Unavailable("read", reason="down")
-            reads = log.reads
-            await until(lambda: log.reads > reads + 2)
-            log.messages, log.last, log.failure = log.messages[:2], 2, None
-            await until(lambda: sink.gaps == 1)
-            await bus.publish(message("back"))
-            await until(lambda: len(sink.got) == 6)
-        assert sink.got[-1] == "back"
-        assert sink.gaps == 1
+            late = Kept()
+            async with entered(bus, late):
+                log.failure = Unavailable("read", reason="down")
+                reads = log.reads
+                await until(lambda: log.reads > reads + 2)
+                log.messages, log.last, log.failure = log.messages[:2], 2, None
+                await until(lambda: sink.gaps == 1)
+                await bus.publish(message("back"))
+                await until(lambda: len(sink.got) == 6 and late.got)
+        assert (sink.got[-1], late.got) == ("back", ["back"])
+        assert (sink.gaps, late.gaps) == (1, 1)
 
     run(body)
 
@@ -222,5 +250,15 @@ def test_a_log_that_breaks_its_contract_is_complained_about_at_once() -> None:
             log.failure = KeyError("a bug")
             await until(lambda: complaints)
         assert complaints[0]["exception"] is log.failure
+
+    run(body)
+
+
+def test_a_subscription_that_is_entered_while_the_bus_closes_starts_nothing() -> None:
+    async def body(log: ListLog, bus: PollingBus) -> None:
+        await bus.close()
+        before = asyncio.all_tasks()
+        async with entered(bus, Kept()):
+            assert asyncio.all_tasks() == before
 
     run(body)

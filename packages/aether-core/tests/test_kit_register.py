@@ -91,6 +91,7 @@ def test_a_cancelled_creation_leaves_the_register_usable() -> None:
             await asyncio.wait([creation])
             await register.cas(f"kept{turns}", b"x", expected=0)
         assert len(await register.scan("kept")) == 12
+        assert not register._new  # nothing is kept of what was listed, or given up
 
     run(body)
 
@@ -99,6 +100,7 @@ def test_a_watch_reports_changes_of_other_processes() -> None:
     async def body(slots: Slots, register: StoreRegister) -> None:
         other = StoreRegister(slots)  # with a bell of its own: nobody here hears it
         first = await other.cas("node/1", b"1", expected=0)
+        await other.cas("node/0", b"as it was before", expected=0)
         async with register.watch("node/") as watch:
             assert not register.push
             second = await other.cas("node/1", b"2", expected=first)

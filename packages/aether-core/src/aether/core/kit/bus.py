@@ -123,6 +123,7 @@ class PollingBus:
         self._reader: asyncio.Task[None] | None = None
         self._position = 0
         self._cut = False
+        self._closed = False
 
     @property
     def max_message_bytes(self) -> int:
@@ -132,6 +133,7 @@ class PollingBus:
         await self._log.open()
 
     async def close(self) -> None:
+        self._closed = True
         self._subscribers.clear()
         await self._rest()
         await self._log.close()
@@ -161,7 +163,7 @@ class PollingBus:
         members = [one for one in self._subscribers if one.queue == subscriber.queue is not None]
         subscriber.taken = min((one.taken for one in members), default=0)
         self._subscribers.append(subscriber)
-        if self._reader is None:
+        if self._reader is None and not self._closed:
             self._position, self._cut = subscriber.after, False
             self._reader = asyncio.create_task(self._read())
             self._reader.add_done_callback(_complain)
