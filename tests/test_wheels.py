@@ -80,3 +80,13 @@ def test_core_alone_says_what_is_missing_and_what_is_in_its_way(wheels: dict[str
     done = run(python, "-c", "import aether.core", cwd=tmp_path)
     assert "ImportError: another project's package 'aether' is installed at" in done.stderr
     assert "pip uninstall aether aether-core" in done.stderr
+
+
+def test_a_backend_of_somebody_else_installs_beside_the_wheels(wheels: dict[str, Path], tmp_path: Path) -> None:
+    python = environment(tmp_path / "environment", str(wheels["aether_core"]), str(wheels["aether_memory"]))
+    project = shutil.copytree(ROOT / "examples" / "backend-in-30-minutes", tmp_path / "project")
+
+    must(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", ".", cwd=project)
+    url = f"filestore://{tmp_path}/events.db"
+    output = must(python, "-W", "error", ROOT / "examples" / "quickstart.py", url, cwd=tmp_path)
+    assert output.splitlines()[1:] == ["  Status: shipped", "  Total: $99.99", "  Tracking: FS123456"]
