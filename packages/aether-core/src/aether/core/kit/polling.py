@@ -107,8 +107,8 @@ class Feed(Protocol):
 class PollingTail:
     """A `Tail` over a store's own `head` and `feed`. `StoreDriver.tail` returns it; it is its own context.
 
-    It holds nothing but a position, so it slows no writer, a cancelled wait loses nothing, and leaving it early frees
-    nothing because there is nothing. The store rings `bell` behind each append.
+    It holds nothing but a position, and asks for no more than one page of the store's feed: it slows no writer, and a
+    cancelled wait loses nothing. The store rings `bell` behind each append.
     """
 
     def __init__(self, store: Feed, *, after: int, bell: Bell | None = None, every: float = EVERY) -> None:
