@@ -102,18 +102,20 @@ def test_a_url_that_says_something_else_is_refused(url: str) -> None:
 
 
 def test_a_busy_file_is_unavailable_and_nothing_was_written(tmp_path: Path) -> None:
+    url = f"filestore://{tmp_path}/events.db"
+
     async def main() -> None:
-        async with open_store(f"filestore://{tmp_path}/events.db", timeout=0.2) as store:
-            await store.append(event(1))
+        async with open_store(url) as patient, open_store(url, timeout=1.0) as store:
+            await patient.append(event(1))
             other = sqlite3.connect(tmp_path / "events.db", isolation_level=None)
             other.execute("BEGIN IMMEDIATE")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 results = await asyncio.gather(*(store.append(event(2)) for _ in range(5)), return_exceptions=True)
             assert [type(result) for result in results] == [Unavailable] * 5
-            assert await store.version("a") == 1  # readers do not wait for writers
+            assert await patient.version("a") == 1  # readers do not wait for writers
             other.execute("ROLLBACK")
             other.close()
-            await store.append(event(2))
+            await patient.append(event(2))
 
     asyncio.run(main())
 
