@@ -203,7 +203,12 @@ class Context:
         bound = asyncio.timeout(self.deadline)
         try:
             async with bound:
-                await asyncio.sleep(0)  # calls that never suspend must not keep others from running
+                try:
+                    await asyncio.sleep(0)  # calls that never suspend must not keep others from running
+                except BaseException:
+                    if isinstance(waiting, Coroutine):
+                        waiting.close()  # it has not begun, and asyncio would complain that nobody awaited it
+                    raise
                 return await waiting
         except TimeoutError:
             if not bound.expired():

@@ -1,12 +1,20 @@
 """Broken backends, a few lines each, that prove the suite: each breaks a promise and names the cases that notice.
 
-A mutant wraps a driver, so it breaks whatever backend it is put around. `caught_by` names the case that has to notice,
-or several of them.
+There are two kinds. A mutant of a driver wraps one, so it breaks whatever backend it is put around. What the facades
+of the core promise for every backend no driver can break: those cases are proved by mutants of the core, each of
+which replaces one function of it for the duration of a session (`breaks`).
+
+`caught_by` names the case that has to notice, or several of them. `needs_server = True` says that it takes a server
+which can be restarted, stopped or shared with other processes: such a mutant is run over the reference.
+`found_by` names tests of the core's elections, in virtual time, of which each has to notice. `unseen` says why a
+machine, which compares calls with those of the references, cannot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -14,22 +22,78 @@ from typing import Any
 
 import pluggy
 
+from aether.conformance.harness import Harness
+from aether.conformance.runner import Session
 from aether.conformance.wrappers import BusWrapper, RegisterWrapper, StoreWrapper
 from aether.core.hookspecs import PROJECT
 from aether.core.registry import Registry
 
-Mutant = type[StoreWrapper] | type[BusWrapper] | type[RegisterWrapper]
+DriverMutant = type[StoreWrapper] | type[BusWrapper] | type[RegisterWrapper]
+
+Broken = Callable[[Any], Any]
+"""From a function of the core to what stands in its place."""
+
+
+@dataclass(frozen=True)
+class CoreMutant:
+    """One function, method or figure of the core that is another one while the mutant is applied."""
+
+    place: Any
+    """The module or class that holds it; where a name was imported, the module that uses it."""
+
+    name: str
+    broken: Broken
+    caught_by: tuple[str, ...]
+    found_by: tuple[str, ...]
+    over: DriverMutant | None
+    """A driver without which the mistake does not show."""
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Replace it in the block."""
+        original = vars(self.place)[self.name]
+        setattr(self.place, self.name, self.broken(original))
+        try:
+            yield
+        finally:
+            setattr(self.place, self.name, original)
+
+
+Mutant = DriverMutant | CoreMutant
+
+
+def breaks(
+    place: Any,
+    name: str,
+    *,
+    caught_by: str | tuple[str, ...] = (),
+    found_by: str = "",
+    over: DriverMutant | None = None,
+) -> Callable[[Broken], CoreMutant]:
+    """Make a mutant of the core out of a function that takes the original and returns what replaces it."""
+
+    def mutant(broken: Broken) -> CoreMutant:
+        cases = (caught_by,) if isinstance(caught_by, str) else caught_by
+        return CoreMutant(place, name, broken, cases, tuple(found_by.split()), over)
+
+    return mutant
+
+
+def _everything() -> Iterator[tuple[str, object]]:
+    for module in iter_modules(__path__):
+        yield from vars(import_module(f"{__name__}.{module.name}")).items()
 
 
 @cache
-def all_mutants() -> dict[str, Mutant]:
-    """Every mutant of the zoo by name."""
-    found: dict[str, Mutant] = {}
-    for module in iter_modules(__path__):
-        for name, kind in vars(import_module(f"{__name__}.{module.name}")).items():
-            if isinstance(kind, type) and "caught_by" in vars(kind):
-                found[name] = kind
-    return found
+def all_mutants() -> dict[str, DriverMutant]:
+    """Every mutant of a driver by name."""
+    return {name: kind for name, kind in _everything() if isinstance(kind, type) and "caught_by" in vars(kind)}
+
+
+@cache
+def core_mutants() -> dict[str, CoreMutant]:
+    """Every mutant of the core by name."""
+    return {name: found for name, found in _everything() if isinstance(found, CoreMutant)}
 
 
 def caught_by(mutant: Mutant) -> tuple[str, ...]:
@@ -38,7 +102,18 @@ def caught_by(mutant: Mutant) -> tuple[str, ...]:
     return (named,) if isinstance(named, str) else named
 
 
-def registry_with(mutant: Mutant) -> Registry:
+@contextmanager
+def session_with(mutant: Mutant, harness: Harness) -> Iterator[Session]:
+    """A session in which the mutant stands in the place of what it breaks."""
+    if isinstance(mutant, CoreMutant):
+        with mutant.applied(), Session(harness, registry=mutant.over and registry_with(mutant.over)) as session:
+            yield session
+    else:
+        with Session(harness, registry=registry_with(mutant)) as session:
+            yield session
+
+
+def registry_with(mutant: DriverMutant) -> Registry:
     """A registry in which whatever is opened is wrapped by the mutant."""
     wrapper = pluggy.HookimplMarker(PROJECT)(wrapper=True)
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from fnmatch import fnmatchcase
+from typing import ClassVar
 
 from aether.conformance.wrappers import RegisterWrapper
 from aether.core.spi import (
     Entry,
     RevisionConflict,
+    Watch,
 )
 
 
@@ -26,7 +30,7 @@ class WritesOverOthers(RegisterWrapper):
 
 
 class CreatesAgain(RegisterWrapper):
-    caught_by = "election.register.cas#definite"
+    caught_by = ("election.register.cas#definite", "election.register.cas#first")
 
     async def cas(self, name: str, value: bytes, *, expected: int) -> int:
         found = await self.inner.read(name)
@@ -53,7 +57,7 @@ class ScansAPage(RegisterWrapper):
 
 
 class FoldsNames(RegisterWrapper):
-    caught_by = "election.unique#names"
+    caught_by = ("election.unique#names", "election.register.names")
 
     async def read(self, name: str) -> Entry | None:
         found = await self.inner.read(name.casefold())
@@ -80,9 +84,108 @@ class ForgetsReleased(RegisterWrapper):
 class TakesAnyRevision(RegisterWrapper):
     """Two candidates at once both succeed."""
 
-    caught_by = "election.unique"
+    caught_by = ("election.unique", "election.exclusive", "election.resign#contended")
 
     async def cas(self, name: str, value: bytes, *, expected: int) -> int:
         await asyncio.sleep(0)
         found = await self.inner.read(name)
         return await self.inner.cas(name, value, expected=found.revision if found else 0)
+
+
+class WritesInTwoSteps(RegisterWrapper):
+    """Takes the record first and fills it then; cancelled in between it leaves an empty one."""
+
+    caught_by = "election.register.cas#cancelled"
+    unseen = "a machine cancels nothing"
+
+    async def cas(self, name: str, value: bytes, *, expected: int) -> int:
+        revision = await self.inner.cas(name, b"", expected=expected)
+        await asyncio.sleep(0)
+        return await self.inner.cas(name, value, expected=revision)
+
+
+class GivesARevisionTwice(RegisterWrapper):
+    """Revisions are moments of a coarse clock: two changes may have the same one."""
+
+    caught_by = "election.register.revision"
+
+    async def read(self, name: str) -> Entry | None:
+        found = await self.inner.read(name)
+        return found and found._replace(revision=_coarse(found.revision))
+
+    async def cas(self, name: str, value: bytes, *, expected: int) -> int:
+        found = await self.inner.read(name)
+        revision = found.revision if found else 0
+        if _coarse(revision) != expected:
+            raise RevisionConflict
+        return _coarse(await self.inner.cas(name, value, expected=revision))
+
+
+def _coarse(revision: int) -> int:
+    return (revision + 1) // 2
+
+
+class TakesPrefixesForPatterns(RegisterWrapper):
+    """Scans with LIKE or KEYS, in which some characters mean more than themselves."""
+
+    caught_by = "election.register.names"
+
+    async def scan(self, prefix: str) -> Sequence[Entry]:
+        return [entry for entry in await self.inner.scan("") if fnmatchcase(entry.name, f"{prefix}*")]
+
+
+class WatchesEverything(RegisterWrapper):
+    """A watch reports what has another name, too."""
+
+    caught_by = "election.register.watch"
+
+    def watch(self, prefix: str) -> AbstractAsyncContextManager[Watch]:
+        return self.inner.watch("")
+
+
+class LeavesATaskOfTheRegister(RegisterWrapper):
+    """A poller that outlives its connection."""
+
+    caught_by = "election.close#leaves"
+    unseen = "a machine does not count what is left"
+
+    tasks: ClassVar[set[asyncio.Task[bool]]] = set()
+
+    async def open(self) -> None:
+        await self.inner.open()
+        self.tasks.add(asyncio.create_task(asyncio.Event().wait()))
+
+
+class LeaksACancelledOpeningOfTheRegister(RegisterWrapper):
+    """What it has begun is forgotten when its opening is cancelled."""
+
+    caught_by = "election.close#opening"
+    unseen = "a machine does not count what is left"
+
+    task: asyncio.Task[bool] | None = None
+
+    async def open(self) -> None:
+        task = asyncio.create_task(asyncio.Event().wait())
+        await asyncio.sleep(0)
+        await self.inner.open()
+        self.task = task
+
+    async def close(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+        await self.inner.close()
+
+
+class ExpiresRecords(RegisterWrapper):
+    """Lets the database delete what was not renewed for a moment, as a time to live does."""
+
+    caught_by = "election.token"
+
+    async def read(self, name: str) -> Entry | None:
+        found = await self.inner.read(name)
+        return None if found and found.revision % 4 == 0 else found
+
+    async def cas(self, name: str, value: bytes, *, expected: int) -> int:
+        found = await self.inner.read(name)
+        expired = found is not None and found.revision % 4 == 0 and expected == 0
+        return await self.inner.cas(name, value, expected=found.revision if found and expired else expected)

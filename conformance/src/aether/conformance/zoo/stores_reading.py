@@ -50,7 +50,7 @@ class ExcludesUpto(StoreWrapper):
 
 
 class IgnoresLimit(StoreWrapper):
-    caught_by = "store.read.limit"
+    caught_by = ("store.read.limit", "store.read.limit#pages")
 
     async def read(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
         return await self.inner.read(actor_id, after=after, upto=upto, limit=None, reverse=reverse)
@@ -59,7 +59,7 @@ class IgnoresLimit(StoreWrapper):
 class ReversesThePage(StoreWrapper):
     """Takes the first events and turns them around, instead of the last ones."""
 
-    caught_by = "store.read.reverse"
+    caught_by = ("store.read.reverse", "store.read.reverse#pages")
 
     async def read(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
         page = await self.inner.read(actor_id, after=after, upto=upto, limit=limit, reverse=False)
@@ -102,7 +102,7 @@ class TrimsSlotNames(StoreWrapper):
 
 
 class OrdersByActor(StoreWrapper):
-    caught_by = "store.feed.order#resume"
+    caught_by = ("store.feed.order#resume", "store.feed.order")
 
     async def feed(self, *, after: int, upto: int, limit: int) -> Page:
         page = await self.inner.feed(after=after, upto=upto, limit=limit)

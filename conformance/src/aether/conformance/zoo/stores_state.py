@@ -9,6 +9,7 @@ from typing import ClassVar
 from aether.conformance.wrappers import StoreWrapper
 from aether.core.event import new_id
 from aether.core.spi import (
+    RevisionConflict,
     Slot,
     Write,
 )
@@ -17,7 +18,7 @@ from aether.core.spi import (
 class LastSnapshotWins(StoreWrapper):
     """Compare-and-set without the compare."""
 
-    caught_by = "store.checkpoint.fenced#race"
+    caught_by = ("store.checkpoint.fenced#race", "store.snapshot.newer#order")
 
     async def load(self, kind: str, name: str) -> Slot | None:
         slot = await self.inner.load(kind, name)
@@ -91,3 +92,62 @@ class HangsAfterCancel(StoreWrapper):
         position = await self.inner.append(writes)
         self._lock.release()
         return position
+
+
+class KeepsSlotsInTheHandle(StoreWrapper):
+    """A cache of snapshots and checkpoints that is never written through."""
+
+    caught_by = ("store.snapshot.kept", "store.checkpoint.kept", "store.checkpoint.fenced")
+
+    def __init__(self, inner: object) -> None:
+        super().__init__(inner)  # type: ignore[arg-type]
+        self.slots: dict[tuple[str, str], Slot] = {}
+
+    async def load(self, kind: str, name: str) -> Slot | None:
+        return self.slots.get((kind, name))
+
+    async def save(
+        self, kind: str, name: str, value: bytes, *, expected: int, transaction: object | None = None
+    ) -> int:
+        self.slots[kind, name] = Slot(expected + 1, value)
+        return expected + 1
+
+
+class SharesSlotsAcrossNamespaces(StoreWrapper):
+    """The table of snapshots and checkpoints has no column for the namespace."""
+
+    caught_by = ("store.namespace#snapshot", "store.namespace#checkpoint")
+
+    slots: ClassVar[dict[tuple[str, str], Slot]] = {}
+
+    async def load(self, kind: str, name: str) -> Slot | None:
+        return self.slots.get((kind, name))
+
+    async def save(
+        self, kind: str, name: str, value: bytes, *, expected: int, transaction: object | None = None
+    ) -> int:
+        found = self.slots.get((kind, name))
+        if expected != (found.revision if found else 0):
+            raise RevisionConflict
+        self.slots[kind, name] = Slot(expected + 1, value)
+        return expected + 1
+
+
+class LeaksACancelledOpening(StoreWrapper):
+    """What it has begun is forgotten when its opening is cancelled."""
+
+    caught_by = "store.close#opening"
+    unseen = "a machine does not count what is left"
+
+    task: asyncio.Task[bool] | None = None
+
+    async def open(self) -> None:
+        task = asyncio.create_task(asyncio.Event().wait())
+        await asyncio.sleep(0)
+        await self.inner.open()
+        self.task = task
+
+    async def close(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+        await self.inner.close()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from itertools import count
 from typing import ClassVar
 
 import msgspec
 
+from aether.conformance.context import drift
 from aether.conformance.wrappers import StoreWrapper
 from aether.core import Limits, OutcomeUnknown, VersionConflict
 from aether.core.spi import (
@@ -22,7 +26,7 @@ def _expecting(write: Write, expected: int, **changes: object) -> Write:
 
 
 class IgnoresExpectation(StoreWrapper):
-    caught_by = "store.append.conflict#below"
+    caught_by = ("store.append.conflict#below", "store.append.idempotent#overlap", "election.fence")
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
         return await self.inner.append([_expecting(w, await self.version(w.actor_id)) for w in writes])
@@ -68,7 +72,7 @@ class AllowsGaps(StoreWrapper):
 class ChecksThenWrites(StoreWrapper):
     """Looks, lets others run, and writes at whatever place is free then."""
 
-    caught_by = "store.append.race"
+    caught_by = ("store.append.race", "store.append.idempotent#together")
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
         for write in writes:
@@ -144,7 +148,7 @@ class SwallowsKnownIds(StoreWrapper):
 class StoresRepeatsAgain(StoreWrapper):
     """A lost answer is repeated behind the first try, as new versions."""
 
-    caught_by = "store.append.unknown#resolved"
+    caught_by = ("store.append.unknown#resolved", "store.append.idempotent")
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
         found = await self.version(writes[0].actor_id)
@@ -184,3 +188,136 @@ class TooGenerousLimits(StoreWrapper):
         if sum(len(write.records) for write in writes) > 10_000:
             raise OutcomeUnknown("append", reason="the connection was closed")
         return await self.inner.append(writes)
+
+
+class ChecksTheWholeStore(StoreWrapper):
+    """Guards the position of the store, not the version of the actor: whoever writes beside somebody else loses."""
+
+    caught_by = "store.append.conflict#spurious"
+    unseen = "only writers at once show it"
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        before = await self.inner.head()
+        await asyncio.sleep(0)
+        if await self.inner.head() != before:
+            raise VersionConflict(writes[0].actor_id, attempted=writes[0].expected + 1, current=writes[0].expected)
+        return await self.inner.append(writes)
+
+
+class AcceptsTheLatestAgain(StoreWrapper):
+    """Off by one: the latest version may be written once more, and becomes the next one."""
+
+    caught_by = "store.append.conflict#below"
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        found = {write.actor_id: await self.version(write.actor_id) for write in writes}
+        late = [_expecting(w, found[w.actor_id] if found[w.actor_id] == w.expected + 1 else w.expected) for w in writes]
+        return await self.inner.append(late)
+
+
+class AnswersTheFirstPosition(StoreWrapper):
+    """Gives back where a commit begins, not where it ends."""
+
+    caught_by = "store.append.atomic#last"
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        await self.inner.append(writes)
+        after = writes[-1].expected
+        first = await self.inner.read(writes[-1].actor_id, after=after, upto=after + 1, limit=1, reverse=False)
+        return first.records[0].position
+
+
+class StoresTheRest(StoreWrapper):
+    """Of a commit that is stored in part already it stores what is missing."""
+
+    caught_by = "store.append.idempotent#overlap"
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        current = [await self.version(write.actor_id) for write in writes]
+        missing = [
+            _expecting(write, version, records=write.records[version - write.expected :])
+            if write.expected < version < write.expected + len(write.records)
+            else write
+            for write, version in zip(writes, current, strict=True)
+        ]
+        return await self.inner.append(missing)
+
+
+class LosesAcknowledged(StoreWrapper):
+    """Answers from a buffer that is lost now and then."""
+
+    caught_by = "store.read.own"
+
+    calls = count(1)
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        if next(self.calls) % 20:
+            return await self.inner.append(writes)
+        head = await self.inner.head()
+        return (head.position if head else 0) + 1
+
+
+class LocksLastFirst(StoreWrapper):
+    """Locks the actors of a commit in an order of its own, and stores them in that order, too."""
+
+    caught_by = "store.append.many"
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        return await self.inner.append(sorted(writes, key=lambda write: write.actor_id, reverse=True))
+
+
+class LocksInTheOrderOfTheCall(StoreWrapper):
+    """Two commits over the same actors in opposite order wait for each other for ever."""
+
+    caught_by = "store.append.many#crossing"
+    unseen = "only writers at once show it"
+
+    locks: ClassVar[defaultdict[tuple[str, str], asyncio.Lock]] = defaultdict(asyncio.Lock)
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        async with AsyncExitStack() as stack:
+            for write in writes:
+                await stack.enter_async_context(self.locks[self.inner.identity, write.actor_id])
+                await asyncio.sleep(0)
+            return await self.inner.append(writes)
+
+
+class CutsLongValues(StoreWrapper):
+    """Columns of 64 KiB, in a database that cuts off what is longer."""
+
+    caught_by = ("store.append.limits#event", "store.append.limits#bytes", "store.append.limits#snapshot")
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        return await self.inner.append([_expecting(w, w.expected, records=tuple(map(_cut, w.records))) for w in writes])
+
+    async def save(
+        self, kind: str, name: str, value: bytes, *, expected: int, transaction: object | None = None
+    ) -> int:
+        return await self.inner.save(kind, name, value[:65_535], expected=expected)
+
+
+def _cut(record: NewRecord) -> NewRecord:
+    return msgspec.structs.replace(record, data=record.data[:65_535])
+
+
+class StopsHalfwayWhenClosed(StoreWrapper):
+    """Closing it in the middle of a commit leaves the first half behind."""
+
+    caught_by = "store.close#busy"
+    unseen = "a machine closes nothing in the middle"
+
+    closed = False
+
+    async def close(self) -> None:
+        self.closed = True
+        await self.inner.close()
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        write = writes[0]
+        if len(write.records) == 1:
+            return await self.inner.append(writes)
+        await self.inner.append([_expecting(write, write.expected, records=write.records[:1])])
+        await drift(20)
+        if self.closed:
+            raise OutcomeUnknown("append", reason="the connection was closed")
+        return await self.inner.append([_expecting(write, write.expected + 1, records=write.records[1:])])

@@ -1,0 +1,104 @@
+"""Backends that are sound until their server is restarted, stopped, or shared with other processes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from aether.conformance.wrappers import BusWrapper, RegisterWrapper, StoreWrapper
+from aether.conformance.zoo.registers import ForgetsReleased
+from aether.conformance.zoo.stores_reading import RepeatsAtTheSeam
+from aether.conformance.zoo.stores_state import KeepsSlotsInTheHandle
+from aether.conformance.zoo.stores_writing import TearsCommits
+from aether.core import OutcomeUnknown, Unavailable
+from aether.core.spi import BusFilter, Entry, RevisionConflict, Sink, Write
+
+
+class AcknowledgesWhatFailed(StoreWrapper):
+    """Sends without waiting for the answer: a lost one counts as a good one."""
+
+    caught_by = ("store.append.unknown#restart", "store.append.unknown#pause")
+    needs_server = True
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        try:
+            return await self.inner.append(writes)
+        except (OutcomeUnknown, Unavailable):
+            return 1
+
+
+class IsKilledInTheMiddle(TearsCommits):
+    """Each event is a transaction of its own, and the server may die between two of them."""
+
+    caught_by = "store.append.atomic#restart"
+    needs_server = True
+
+
+class CheckpointsInMemory(KeepsSlotsInTheHandle):
+    """What counts as kept is not on any disk."""
+
+    caught_by = "store.durability#restart"
+    needs_server = True
+
+
+class RepeatsBehindTheRestart(RepeatsAtTheSeam):
+    """Takes up a page that was delivered once more."""
+
+    caught_by = "store.subscribe.seam#restart"
+    needs_server = True
+
+
+class RepeatsAcrossProcesses(RepeatsAtTheSeam):
+    """What another process writes may come with the page before, and again."""
+
+    caught_by = "store.feed.complete"
+    needs_server = True
+
+
+class NeverReportsAnInterruption(BusWrapper):
+    """Subscribes again in silence."""
+
+    caught_by = "bus.reconnect"
+    needs_server = True
+
+    @asynccontextmanager
+    async def subscribe(self, wanted: BusFilter, *, queue: str | None, sink: Sink) -> AsyncIterator[None]:
+        async with self.inner.subscribe(wanted, queue=queue, sink=_Silent(sink)):
+            yield
+
+
+class _Silent:
+    def __init__(self, inner: Sink) -> None:
+        self.deliver = inner.deliver
+        self.lost = inner.lost
+
+    def interrupted(self) -> None:
+        """Tells nobody."""
+
+
+class RecordsInMemory(RegisterWrapper):
+    """What counts as kept is not on any disk."""
+
+    caught_by = "election.register.revision#restart"
+    needs_server = True
+
+    def __init__(self, inner: object) -> None:
+        super().__init__(inner)  # type: ignore[arg-type]
+        self.records: dict[str, Entry] = {}
+
+    async def read(self, name: str) -> Entry | None:
+        return self.records.get(name)
+
+    async def cas(self, name: str, value: bytes, *, expected: int) -> int:
+        found = self.records.get(name)
+        if expected != (found.revision if found else 0):
+            raise RevisionConflict
+        self.records[name] = Entry(name, expected + 1, value)
+        return expected + 1
+
+
+class BeginsTokensAnew(ForgetsReleased):
+    """The first token behind a restart is 1 again."""
+
+    caught_by = "election.token#restart"
+    needs_server = True

@@ -1,0 +1,35 @@
+"""What the tests of the suite share: the count of what the zoo has proved, at the end of a run."""
+
+from typing import Any
+
+import pytest
+
+from aether.conformance.rules import all_cases
+
+
+class _Proofs:
+    """Hears of every mutant that died, also of those that died in a worker."""
+
+    def __init__(self) -> None:
+        self.mutants: set[str] = set()
+        self.pairs: set[tuple[str, str]] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        properties: dict[str, Any] = dict(report.user_properties)
+        if report.when == "call" and report.passed and "zoo" in properties:
+            name, cases = properties["zoo"]
+            self.mutants.add(name)
+            self.pairs.update((name, case_id) for case_id in cases)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.mutants:
+            proven = len({case_id for _, case_id in self.pairs})
+            terminalreporter.section("zoo")
+            terminalreporter.write_line(
+                f"{len(self.mutants)} mutants died in {len(self.pairs)} pairs; "
+                f"{proven} of {len(all_cases())} cases are proven"
+            )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.pluginmanager.register(_Proofs())
