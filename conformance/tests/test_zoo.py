@@ -97,43 +97,53 @@ def _loaded(name: str) -> ModuleType:
 
 
 def _core_test(name: str) -> Any:
-    modules = [_loaded(path.stem) for path in sorted(_CORE_TESTS.glob("test_election*.py"))]
-    return next(vars(module)[name] for module in modules if name in vars(module))
+    """A test of the core's elections, whichever module it is in."""
+    everything: dict[str, Any] = {}
+    for path in sorted(_CORE_TESTS.glob("test_election*.py")):
+        everything |= vars(_loaded(path.stem))
+    return everything[name]
 
 
 def _arguments(test: Any) -> Iterator[dict[str, Any]]:
     """What pytest would call a test of the core with, once for each of its parameters."""
     world = _loaded("conftest").World
-    worlds = [{"world": world()}, {"new_world": world}]
-    fixtures = {
-        name: made for one in worlds for name, made in one.items() if name in inspect.signature(test).parameters
-    }
+    fixtures = {"world": world, "new_world": lambda: world}
+    wanted = [name for name in inspect.signature(test).parameters if name in fixtures]
     choices = []
     for mark in getattr(test, "pytestmark", []):
         names, values = mark.args
         names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
         choices.append([dict(zip(names, one if len(names) > 1 else [one], strict=True)) for one in values])
     for chosen in product(*choices):
-        yield fixtures | {name: value for one in chosen for name, value in one.items()}
+        yield {name: fixtures[name]() for name in wanted} | {k: v for one in chosen for k, v in one.items()}
 
 
-@pytest.mark.parametrize("name", [name for name, mutant in core_mutants().items() if mutant.found_by])
-def test_mutant_dies_by_tests_of_the_core(name: str, record_property: Any) -> None:
-    mutant = core_mutants()[name]
-    for found_by in mutant.found_by:
-        test = _core_test(found_by)
-        with mutant.applied(), pytest.raises((Exception, pytest.fail.Exception)):  # noqa: B017, PT011  (however it fails)
-            for arguments in _arguments(test):
-                test(**arguments)
+def _run_core_test(name: str) -> None:
+    test = _core_test(name)
+    for arguments in _arguments(test):
+        test(**arguments)
+
+
+_PAIRS_OF_THE_CORE = [(name, test) for name, mutant in core_mutants().items() for test in mutant.found_by]
+
+
+@pytest.mark.parametrize(("name", "test"), _PAIRS_OF_THE_CORE)
+def test_mutant_dies_by_tests_of_the_core(name: str, test: str, record_property: Any) -> None:
+    with core_mutants()[name].applied(), pytest.raises((Exception, pytest.fail.Exception)):  # however it fails
+        _run_core_test(test)
     record_property("zoo", (name, []))
+
+
+@pytest.mark.parametrize("test", sorted({test for _, test in _PAIRS_OF_THE_CORE}))
+def test_sound_core_passes_its_tests(test: str) -> None:
+    _run_core_test(test)
 
 
 # --- A sound backend lives ---
 
 
-@pytest.mark.parametrize("kind", [StoreWrapper, BusWrapper, RegisterWrapper])
-def test_wrapping_alone_breaks_nothing(kind: Any) -> None:
-    with Session(MemoryHarness(), registry=registry_with(kind)) as session:
+def test_wrapping_alone_breaks_nothing() -> None:
+    with Session(MemoryHarness(), registry=registry_with(StoreWrapper, BusWrapper, RegisterWrapper)) as session:
         results = [session.run(case) for case in all_cases().values() if not case.machine]
 
     assert [result.text for result in results if result.status not in (Status.PASS, Status.NOT_CLAIMED)] == []

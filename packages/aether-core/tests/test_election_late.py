@@ -56,3 +56,17 @@ def test_meta_that_is_too_large_is_refused_and_the_term_goes_on(world) -> None:
         assert term.valid()
 
     world.run(test)
+
+
+def test_a_second_start_waits_for_what_the_first_left_behind(world) -> None:
+    """Two starts of one node are two candidates: the first may still act while the second begins."""
+    first, second = world.machine("node"), world.machine("node")
+
+    async def test() -> None:
+        old = await (await first.started()).campaign("x", ttl=TTL)
+        first.link.cut = True
+        new = await (await second.started()).campaign("x", ttl=TTL)
+        assert not old.valid()
+        assert new.token == 2
+
+    world.run(test)

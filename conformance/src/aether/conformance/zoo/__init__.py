@@ -106,32 +106,35 @@ def caught_by(mutant: Mutant) -> tuple[str, ...]:
 def session_with(mutant: Mutant, harness: Harness) -> Iterator[Session]:
     """A session in which the mutant stands in the place of what it breaks."""
     if isinstance(mutant, CoreMutant):
-        with mutant.applied(), Session(harness, registry=mutant.over and registry_with(mutant.over)) as session:
+        registry = None if mutant.over is None else registry_with(mutant.over)
+        with mutant.applied(), Session(harness, registry=registry) as session:
             yield session
     else:
         with Session(harness, registry=registry_with(mutant)) as session:
             yield session
 
 
-def registry_with(mutant: DriverMutant) -> Registry:
-    """A registry in which whatever is opened is wrapped by the mutant."""
+def registry_with(*mutants: DriverMutant) -> Registry:
+    """A registry in which whatever is opened is wrapped by the mutants."""
     wrapper = pluggy.HookimplMarker(PROJECT)(wrapper=True)
+
+    def wrapped(driver: Any, kind: type) -> Any:
+        for mutant in mutants:
+            driver = mutant(driver) if issubclass(mutant, kind) else driver
+        return driver
 
     class Wraps:
         @wrapper
         def aether_open_store(self) -> Generator[None, Any, Any]:
-            driver = yield
-            return mutant(driver) if issubclass(mutant, StoreWrapper) else driver
+            return wrapped((yield), StoreWrapper)
 
         @wrapper
         def aether_open_bus(self) -> Generator[None, Any, Any]:
-            driver = yield
-            return mutant(driver) if issubclass(mutant, BusWrapper) else driver
+            return wrapped((yield), BusWrapper)
 
         @wrapper
         def aether_open_election(self) -> Generator[None, Any, Any]:
-            driver = yield
-            return mutant(driver) if issubclass(mutant, RegisterWrapper) else driver
+            return wrapped((yield), RegisterWrapper)
 
     registry = Registry()
     registry.observe(Wraps())

@@ -22,6 +22,8 @@ from aether.core.spi import (
 
 
 class LosesEveryHundredth(BusWrapper):
+    """Loses one event of a hundred."""
+
     caught_by = ("bus.order", "bus.overflow#publisher")
 
     calls = count(1)
@@ -31,6 +33,8 @@ class LosesEveryHundredth(BusWrapper):
 
 
 class DeliversTwice(BusWrapper):
+    """Sends again what was sent, as if the answer were lost."""
+
     caught_by = "bus.deliver"
 
     async def publish(self, message: Message, *, count: bool = False) -> int | None:
@@ -62,6 +66,8 @@ class FiltersByPrefix(_SinkMutant):
 
 
 class IgnoresQueues(_SinkMutant):
+    """Everybody who names a queue gets everything."""
+
     caught_by = "bus.queue"
 
     def queue(self, queue: str | None) -> str | None:
@@ -69,6 +75,8 @@ class IgnoresQueues(_SinkMutant):
 
 
 class SeesNoOtherNamespace(_SinkMutant):
+    """Takes `>` for one token."""
+
     caught_by = "bus.namespace#across"
 
     def wanted(self, wanted: BusFilter) -> BusFilter:
@@ -95,6 +103,8 @@ class SubscribesLater(BusWrapper):
 
 
 class NeverCounts(BusWrapper):
+    """Claims NO_RESPONDERS and does not know how many there are."""
+
     caught_by = "bus.request#nobody"
 
     async def publish(self, message: Message, *, count: bool = False) -> int | None:
@@ -174,7 +184,7 @@ class KnowsOneTokenOfNamespaces(BusWrapper):
 class CountsItsOwnSubscribers(BusWrapper):
     """Says that nobody listens when nobody does on the same connection."""
 
-    caught_by = ("bus.request", "bus.request#timeout")
+    caught_by: str | tuple[str, ...] = ("bus.request", "bus.request#timeout")
 
     async def publish(self, message: Message, *, count: bool = False) -> int | None:
         await self.inner.publish(message, count=count)

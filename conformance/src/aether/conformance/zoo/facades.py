@@ -13,6 +13,7 @@ from aether.conformance.zoo import breaks
 from aether.core import _commit, _slots, filters, store
 from aether.core._requests import Requests
 from aether.core.bus import BusSubscription, EventBus
+from aether.core.encoding import decode_event
 from aether.core.errors import Closed, CorruptEvent, StoreIdentityChanged, Unavailable, VersionConflict
 from aether.core.event import START, Appended, Event
 from aether.core.facade import Facade
@@ -139,7 +140,7 @@ def reads_over_holes(original: Any) -> Any:
         after, upto, limit, reverse, _ = bounds
         page = await self._live().read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
         for stored in page.records:
-            yield store.decode_event(stored)
+            yield decode_event(stored)
 
     return read
 

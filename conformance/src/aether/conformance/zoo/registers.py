@@ -17,6 +17,8 @@ from aether.core.spi import (
 
 
 class WritesOverOthers(RegisterWrapper):
+    """Tries again by itself with whatever revision stands there."""
+
     caught_by = "election.register.cas"
 
     async def cas(self, name: str, value: bytes, *, expected: int) -> int:
@@ -30,6 +32,8 @@ class WritesOverOthers(RegisterWrapper):
 
 
 class CreatesAgain(RegisterWrapper):
+    """To create what exists replaces it."""
+
     caught_by = ("election.register.cas#definite", "election.register.cas#first")
 
     async def cas(self, name: str, value: bytes, *, expected: int) -> int:
@@ -38,6 +42,8 @@ class CreatesAgain(RegisterWrapper):
 
 
 class RefusesButStores(RegisterWrapper):
+    """Says that there was a conflict, and writes all the same."""
+
     caught_by = "election.register.cas#definite"
 
     async def cas(self, name: str, value: bytes, *, expected: int) -> int:
@@ -50,6 +56,8 @@ class RefusesButStores(RegisterWrapper):
 
 
 class ScansAPage(RegisterWrapper):
+    """Gives the first page of a scan."""
+
     caught_by = "election.register.scan"
 
     async def scan(self, prefix: str) -> Sequence[Entry]:
@@ -57,6 +65,8 @@ class ScansAPage(RegisterWrapper):
 
 
 class FoldsNames(RegisterWrapper):
+    """Folds the case of names."""
+
     caught_by = ("election.unique#names", "election.register.names")
 
     async def read(self, name: str) -> Entry | None:

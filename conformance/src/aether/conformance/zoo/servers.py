@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from aether.conformance.wrappers import BusWrapper, RegisterWrapper, StoreWrapper
-from aether.conformance.zoo.registers import ForgetsReleased
 from aether.conformance.zoo.stores_reading import RepeatsAtTheSeam
 from aether.conformance.zoo.stores_state import KeepsSlotsInTheHandle
 from aether.conformance.zoo.stores_writing import TearsCommits
@@ -79,7 +78,7 @@ class _Silent:
 class RecordsInMemory(RegisterWrapper):
     """What counts as kept is not on any disk."""
 
-    caught_by = "election.register.revision#restart"
+    caught_by = ("election.register.revision#restart", "election.token#restart")
     needs_server = True
 
     def __init__(self, inner: object) -> None:
@@ -95,10 +94,3 @@ class RecordsInMemory(RegisterWrapper):
             raise RevisionConflict
         self.records[name] = Entry(name, expected + 1, value)
         return expected + 1
-
-
-class BeginsTokensAnew(ForgetsReleased):
-    """The first token behind a restart is 1 again."""
-
-    caught_by = "election.token#restart"
-    needs_server = True

@@ -20,6 +20,8 @@ from aether.core.spi import (
 
 
 class DropsLastOfPage(StoreWrapper):
+    """Ends behind the first page."""
+
     caught_by = "store.read.order"
 
     async def read(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
@@ -28,6 +30,8 @@ class DropsLastOfPage(StoreWrapper):
 
 
 class RoundsNumbers(StoreWrapper):
+    """Hands numbers through a column that knows no negative zero."""
+
     caught_by = "store.read.order#same"
 
     async def read(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
@@ -36,6 +40,8 @@ class RoundsNumbers(StoreWrapper):
 
 
 class IncludesAfter(StoreWrapper):
+    """Begins with the version behind which it should begin."""
+
     caught_by = "store.read.after"
 
     async def read(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
@@ -43,6 +49,8 @@ class IncludesAfter(StoreWrapper):
 
 
 class ExcludesUpto(StoreWrapper):
+    """Ends in front of the version with which it should end."""
+
     caught_by = "store.read.upto"
 
     async def read(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
@@ -50,6 +58,8 @@ class ExcludesUpto(StoreWrapper):
 
 
 class IgnoresLimit(StoreWrapper):
+    """Gives whole pages, however little was asked for."""
+
     caught_by = ("store.read.limit", "store.read.limit#pages")
 
     async def read(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
@@ -67,6 +77,8 @@ class ReversesThePage(StoreWrapper):
 
 
 class ReadsAReplica(StoreWrapper):
+    """Some answers come from a replica that is one version behind."""
+
     caught_by = "store.read.own"
 
     lag = count()
@@ -77,6 +89,8 @@ class ReadsAReplica(StoreWrapper):
 
 
 class FoldsCase(StoreWrapper):
+    """Keeps actors in a column whose collation folds case."""
+
     caught_by = "store.names#actors"
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
@@ -90,6 +104,8 @@ class FoldsCase(StoreWrapper):
 
 
 class TrimsSlotNames(StoreWrapper):
+    """Keeps names in a column that drops spaces at their ends."""
+
     caught_by = "store.names#state"
 
     async def load(self, kind: str, name: str) -> Slot | None:
@@ -102,6 +118,8 @@ class TrimsSlotNames(StoreWrapper):
 
 
 class OrdersByActor(StoreWrapper):
+    """Sorts the feed by its primary key."""
+
     caught_by = ("store.feed.order#resume", "store.feed.order")
 
     async def feed(self, *, after: int, upto: int, limit: int) -> Page:
@@ -110,6 +128,8 @@ class OrdersByActor(StoreWrapper):
 
 
 class SkipsOneOnResume(StoreWrapper):
+    """Adds one to a position that is exclusive already."""
+
     caught_by = "store.subscribe.seam#after"
 
     def tail(self, *, after: int) -> object:  # type: ignore[override]
@@ -126,6 +146,8 @@ class _TailMutant(StoreWrapper):
 
 
 class LosesUnderLoad(_TailMutant):
+    """Goes by a number that grows before the commit: what is committed late lies behind the cursor already."""
+
     caught_by = "store.feed.complete#tasks"
 
     class tail_class(TailWrapper):  # noqa: N801
@@ -135,6 +157,8 @@ class LosesUnderLoad(_TailMutant):
 
 
 class RepeatsAtTheSeam(_TailMutant):
+    """Delivers the last event of a page once more with the next one."""
+
     caught_by = "store.subscribe.seam"
 
     class tail_class(TailWrapper):  # noqa: N801
@@ -157,6 +181,8 @@ class PushesEverything(_TailMutant):
 
 
 class LosesOnCancel(_TailMutant):
+    """Takes events off the connection, and drops them when whoever waits is cancelled."""
+
     caught_by = "store.subscribe.seam#cancelled"
 
     class tail_class(TailWrapper):  # noqa: N801

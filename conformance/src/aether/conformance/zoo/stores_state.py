@@ -48,6 +48,8 @@ class SharesSlots(StoreWrapper):
 
 
 class IdentityPerHandle(StoreWrapper):
+    """Makes up an identity with each opening."""
+
     caught_by = "store.identity"
 
     def __init__(self, inner: object) -> None:
@@ -60,6 +62,8 @@ class IdentityPerHandle(StoreWrapper):
 
 
 class OneIdentity(StoreWrapper):
+    """Is called the same everywhere."""
+
     caught_by = "store.identity"
 
     @property
@@ -68,6 +72,8 @@ class OneIdentity(StoreWrapper):
 
 
 class LeavesATask(StoreWrapper):
+    """A keep-alive that outlives its connection."""
+
     caught_by = "store.close#leaves"
 
     tasks: ClassVar[set[asyncio.Task[bool]]] = set()
@@ -97,7 +103,7 @@ class HangsAfterCancel(StoreWrapper):
 class KeepsSlotsInTheHandle(StoreWrapper):
     """A cache of snapshots and checkpoints that is never written through."""
 
-    caught_by = ("store.snapshot.kept", "store.checkpoint.kept", "store.checkpoint.fenced")
+    caught_by: str | tuple[str, ...] = ("store.snapshot.kept", "store.checkpoint.kept", "store.checkpoint.fenced")
 
     def __init__(self, inner: object) -> None:
         super().__init__(inner)  # type: ignore[arg-type]

@@ -26,6 +26,8 @@ def _expecting(write: Write, expected: int, **changes: object) -> Write:
 
 
 class IgnoresExpectation(StoreWrapper):
+    """Appends at the end, whatever version was expected."""
+
     caught_by = ("store.append.conflict#below", "store.append.idempotent#overlap", "election.fence")
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
@@ -33,6 +35,8 @@ class IgnoresExpectation(StoreWrapper):
 
 
 class ConflictWithoutTheTruth(StoreWrapper):
+    """Says that the actor is unknown whenever it refuses."""
+
     caught_by = "store.append.conflict#commit"
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
@@ -62,6 +66,8 @@ class StaleCache(StoreWrapper):
 
 
 class AllowsGaps(StoreWrapper):
+    """Refuses versions that exist, and takes any above them."""
+
     caught_by = "store.append.gapless"
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
@@ -84,6 +90,8 @@ class ChecksThenWrites(StoreWrapper):
 
 
 class TearsCommits(StoreWrapper):
+    """Stores the events of a commit one after the other."""
+
     caught_by = "store.append.atomic#readers"
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
@@ -97,6 +105,8 @@ class TearsCommits(StoreWrapper):
 
 
 class TearsActorsApart(StoreWrapper):
+    """Commits each actor for itself."""
+
     caught_by = "store.append.many#conflict"
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
