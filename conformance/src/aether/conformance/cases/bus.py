@@ -311,3 +311,11 @@ async def reconnect(ctx: Context) -> None:
             waiting.cancel()
             await asyncio.wait([waiting])
         expect(events.interrupted >= 1, "the interruption to be counted", found=events.interrupted)
+        await publisher.publish(event("later", 1, type="After"))
+
+        async def until_later() -> None:
+            async for one in events:
+                if one.actor_id == "later":
+                    return
+
+        await ctx.within(until_later(), "an event that was published when all was well again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -324,5 +325,17 @@ def drops_the_newest(original: Any) -> Any:
             self._lose(1)
         else:
             original(self, message)
+
+    return receive
+
+
+@breaks(BusSubscription, "_receive", caught_by=("bus.overflow", "bus.overflow#publisher"))
+def fails_the_publisher(original: Any) -> Any:
+    """A subscriber without room is the publisher's problem."""
+
+    def receive(self: BusSubscription, message: Any) -> None:
+        if len(self._waiting) >= self._buffer:
+            raise asyncio.QueueFull
+        original(self, message)
 
     return receive

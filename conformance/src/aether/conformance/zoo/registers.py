@@ -11,6 +11,7 @@ from typing import ClassVar
 from aether.conformance.wrappers import RegisterWrapper
 from aether.core.spi import (
     Entry,
+    LeaseRegister,
     RevisionConflict,
     Watch,
 )
@@ -92,9 +93,9 @@ class ForgetsReleased(RegisterWrapper):
 
 
 class TakesAnyRevision(RegisterWrapper):
-    """Two candidates at once both succeed."""
+    """Takes whatever revision stands there at the moment of writing for the expected one."""
 
-    caught_by = ("election.unique", "election.exclusive", "election.resign#contended")
+    caught_by = "election.register.cas"
 
     async def cas(self, name: str, value: bytes, *, expected: int) -> int:
         await asyncio.sleep(0)
@@ -199,3 +200,23 @@ class ExpiresRecords(RegisterWrapper):
         found = await self.inner.read(name)
         expired = found is not None and found.revision % 4 == 0 and expected == 0
         return await self.inner.cas(name, value, expected=found.revision if found and expired else expected)
+
+
+class KeepsRecordsInTheHandle(RegisterWrapper):
+    """A cache of records that is never written through: each candidate is alone."""
+
+    caught_by: str | tuple[str, ...] = ("election.unique", "election.exclusive", "election.resign#contended")
+
+    def __init__(self, inner: LeaseRegister) -> None:
+        super().__init__(inner)
+        self.records: dict[str, Entry] = {}
+
+    async def read(self, name: str) -> Entry | None:
+        return self.records.get(name)
+
+    async def cas(self, name: str, value: bytes, *, expected: int) -> int:
+        found = self.records.get(name)
+        if expected != (found.revision if found else 0):
+            raise RevisionConflict
+        self.records[name] = Entry(name, expected + 1, value)
+        return expected + 1

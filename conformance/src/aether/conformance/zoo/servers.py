@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from aether.conformance.wrappers import BusWrapper, RegisterWrapper, StoreWrapper
+from aether.conformance.wrappers import BusWrapper, StoreWrapper
+from aether.conformance.zoo.registers import KeepsRecordsInTheHandle
 from aether.conformance.zoo.stores_reading import RepeatsAtTheSeam
 from aether.conformance.zoo.stores_state import KeepsSlotsInTheHandle
 from aether.conformance.zoo.stores_writing import TearsCommits
 from aether.core import OutcomeUnknown, Unavailable
-from aether.core.spi import BusFilter, Entry, RevisionConflict, Sink, Write
+from aether.core.spi import BusFilter, Message, Sink, Write
 
 
 class AcknowledgesWhatFailed(StoreWrapper):
@@ -75,22 +76,35 @@ class _Silent:
         """Tells nobody."""
 
 
-class RecordsInMemory(RegisterWrapper):
+class StaysSilent(BusWrapper):
+    """Connects again, and does not subscribe again."""
+
+    caught_by = "bus.reconnect"
+    needs_server = True
+
+    @asynccontextmanager
+    async def subscribe(self, wanted: BusFilter, *, queue: str | None, sink: Sink) -> AsyncIterator[None]:
+        async with self.inner.subscribe(wanted, queue=queue, sink=_Gone(sink)):
+            yield
+
+
+class _Gone:
+    def __init__(self, inner: Sink) -> None:
+        self._inner = inner
+        self._gone = False
+        self.lost = inner.lost
+
+    def deliver(self, message: Message) -> None:
+        if not self._gone:
+            self._inner.deliver(message)
+
+    def interrupted(self) -> None:
+        self._gone = True
+        self._inner.interrupted()
+
+
+class RecordsInMemory(KeepsRecordsInTheHandle):
     """What counts as kept is not on any disk."""
 
     caught_by = ("election.register.revision#restart", "election.token#restart")
     needs_server = True
-
-    def __init__(self, inner: object) -> None:
-        super().__init__(inner)  # type: ignore[arg-type]
-        self.records: dict[str, Entry] = {}
-
-    async def read(self, name: str) -> Entry | None:
-        return self.records.get(name)
-
-    async def cas(self, name: str, value: bytes, *, expected: int) -> int:
-        found = self.records.get(name)
-        if expected != (found.revision if found else 0):
-            raise RevisionConflict
-        self.records[name] = Entry(name, expected + 1, value)
-        return expected + 1

@@ -13,7 +13,7 @@ import msgspec
 from aether.conformance.wrappers import StoreWrapper, TailWrapper
 from aether.core.encoding import encode_event
 from aether.core.event import Event
-from aether.core.spi import NewRecord, Page, Stored, Tail, Write
+from aether.core.spi import NewRecord, Page, Stored, StoreDriver, Tail, Write
 
 
 class BeginsWithItsOwnRecord(StoreWrapper):
@@ -33,8 +33,8 @@ class TakesNumbersInBlocks(StoreWrapper):
 
     blocks = count(1)
 
-    def __init__(self, inner: object) -> None:
-        super().__init__(inner)  # type: ignore[arg-type]
+    def __init__(self, inner: StoreDriver) -> None:
+        super().__init__(inner)
         self.numbers = count(1000 * next(self.blocks))
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
@@ -70,6 +70,16 @@ class OrdersByTransaction(StoreWrapper):
 class _Swapping(TailWrapper):
     async def page(self, limit: int) -> Sequence[Stored]:
         return _swapped(await self.inner.page(limit))
+
+
+class SkipsEmptyEvents(StoreWrapper):
+    """Takes an event without data for none."""
+
+    caught_by = "store.feed.order"
+
+    async def feed(self, *, after: int, upto: int, limit: int) -> Page:
+        page = await self.inner.feed(after=after, upto=upto, limit=limit)
+        return Page([record for record in page.records if b'"data":{}' not in record.data], page.more)
 
 
 class WakesOneTooLate(StoreWrapper):
@@ -128,8 +138,8 @@ class PrefetchesForEver(StoreWrapper):
     caught_by = "store.read.early"
     unseen = "a machine does not count what is left"
 
-    def __init__(self, inner: object) -> None:
-        super().__init__(inner)  # type: ignore[arg-type]
+    def __init__(self, inner: StoreDriver) -> None:
+        super().__init__(inner)
         self.ahead: set[asyncio.Task[bool]] = set()
 
     async def read(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:

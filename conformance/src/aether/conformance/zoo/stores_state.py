@@ -11,6 +11,7 @@ from aether.core.event import new_id
 from aether.core.spi import (
     RevisionConflict,
     Slot,
+    StoreDriver,
     Write,
 )
 
@@ -52,8 +53,8 @@ class IdentityPerHandle(StoreWrapper):
 
     caught_by = "store.identity"
 
-    def __init__(self, inner: object) -> None:
-        super().__init__(inner)  # type: ignore[arg-type]
+    def __init__(self, inner: StoreDriver) -> None:
+        super().__init__(inner)
         self._identity = new_id()
 
     @property
@@ -88,8 +89,8 @@ class HangsAfterCancel(StoreWrapper):
 
     caught_by = "store.close#cancelled"
 
-    def __init__(self, inner: object) -> None:
-        super().__init__(inner)  # type: ignore[arg-type]
+    def __init__(self, inner: StoreDriver) -> None:
+        super().__init__(inner)
         self._lock = asyncio.Lock()
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
@@ -105,8 +106,8 @@ class KeepsSlotsInTheHandle(StoreWrapper):
 
     caught_by: str | tuple[str, ...] = ("store.snapshot.kept", "store.checkpoint.kept", "store.checkpoint.fenced")
 
-    def __init__(self, inner: object) -> None:
-        super().__init__(inner)  # type: ignore[arg-type]
+    def __init__(self, inner: StoreDriver) -> None:
+        super().__init__(inner)
         self.slots: dict[tuple[str, str], Slot] = {}
 
     async def load(self, kind: str, name: str) -> Slot | None:

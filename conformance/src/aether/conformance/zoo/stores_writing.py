@@ -17,6 +17,7 @@ from aether.core import Limits, OutcomeUnknown, VersionConflict
 from aether.core.spi import (
     NewRecord,
     Page,
+    StoreDriver,
     Write,
 )
 
@@ -51,8 +52,8 @@ class StaleCache(StoreWrapper):
 
     caught_by = "store.append.conflict#handles"
 
-    def __init__(self, inner: object) -> None:
-        super().__init__(inner)  # type: ignore[arg-type]
+    def __init__(self, inner: StoreDriver) -> None:
+        super().__init__(inner)
         self.known: dict[str, int] = {}
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
@@ -211,6 +212,20 @@ class ChecksTheWholeStore(StoreWrapper):
         await asyncio.sleep(0)
         if await self.inner.head() != before:
             raise VersionConflict(writes[0].actor_id, attempted=writes[0].expected + 1, current=writes[0].expected)
+        return await self.inner.append(writes)
+
+
+class ExpectsTheStoresNumber(StoreWrapper):
+    """Hands a version to a guard that counts in the whole store: it fits while nobody else writes."""
+
+    caught_by = "store.append.conflict#spurious"
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        for write in writes:
+            last = await self.inner.read(write.actor_id, after=0, upto=None, limit=1, reverse=True)
+            if last.records and last.records[0].position != write.expected:
+                current = await self.version(write.actor_id)
+                raise VersionConflict(write.actor_id, attempted=write.expected + 1, current=current)
         return await self.inner.append(writes)
 
 
