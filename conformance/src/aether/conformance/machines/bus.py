@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from aether.conformance.context import Server
+from aether.conformance.context import Server, drift
 from aether.conformance.machines.bench import Match
 from aether.conformance.machines.game import Game, Party
 from aether.conformance.machines.names import PALETTES, PATTERNS, pattern, shown
 from aether.conformance.machines.stores import Issued
 from aether.core.bus import BusSubscription, EventBus
-from aether.core.event import Event, new_id
+from aether.core.event import Event
 from aether.core.features import Feature
+from aether.core.filters import EventFilter
 from aether.core.names import namespace_matches
 
 _SUFFIXES = ("", "", ".b", ".b.c", "b")
@@ -26,39 +27,8 @@ _WHO = st.integers(0, 5)
 _ACROSS = st.sampled_from((None, None, None, None, ".*", ".>", ".b", ".b.>"))
 _TYPES = st.sampled_from((None, None, None, (), (0,), (0, 1), (2,)))
 _MOST = 4  # subscriptions at once
-_MARK = "marker"
-
-
-class BusParty(Party):
-    """Handles of four namespaces, and what the open subscriptions have been given."""
-
-    def __init__(self, name: str, server: Server, namespace: str) -> None:
-        super().__init__(name, server, namespace)
-        self._open: dict[int, EventBus] = {}
-        self.subscriptions: dict[int, BusSubscription] = {}
-        self.stacks: dict[int, AsyncExitStack] = {}
-
-    def namespace_of(self, place: int) -> str:
-        """The namespace of a place."""
-        return self.namespace + _SUFFIXES[place]
-
-    async def at(self, place: int) -> EventBus:
-        """The handle of a place."""
-        if place not in self._open:
-            bus = self.server.bus(self.namespace_of(place))
-            self._open[place] = await self.stack.enter_async_context(bus)
-        return self._open[place]
-
-    async def subscribe(self, number: int, wanted: Wanted) -> None:
-        """Open a subscription."""
-        bus = await self.at(wanted.place)
-        subscription = bus.subscribe(
-            types=wanted.types,
-            actors=wanted.actors,
-            queue=wanted.queue,
-            namespaces=None if wanted.across is None else self.namespace + wanted.across,
-        )
-        self.subscriptions[number] = await self.stack.enter_async_context(subscription)
+_QUEUE = st.sampled_from((None, None, None, 0, 0, 1))
+_MARKER = "marker-"
 
 
 class Wanted:
@@ -82,9 +52,254 @@ class Wanted:
         """Whether it looks at the namespace of a place."""
         return namespace_matches(self.pattern, "n" + _SUFFIXES[place])
 
+    def wants(self, place: int, event: Event) -> bool:
+        """Whether an event that is published at a place is one for it."""
+        events = EventFilter(types=self.types, actors=self.actors)
+        return self.sees(place) and events.wants_actor(event.actor_id) and events.wants_type(event.type)
+
+    def marker(self, number: int) -> Event | None:
+        """An event that it wants, to be published last; None if it wants nothing at all."""
+        if self.types == ():
+            return None
+        actor_id = "m" if self.actors is None else self.actors.replace("*", "") or "m"
+        return Event(
+            type="Happened" if self.types is None else self.types[0],
+            actor_id=actor_id,
+            version=1,
+            id=f"{_MARKER}{number}",
+        )
+
     def __str__(self) -> str:
         parts = [f"namespaces={self.pattern}"] if self.across is not None else []
         parts += [f"types={', '.join(map(shown, self.types)) or 'none'}"] if self.types is not None else []
         parts += [f"actors={shown(self.actors)}"] if self.actors is not None else []
         parts += [f"queue={shown(self.queue)}"] if self.queue is not None else []
         return " ".join(parts) or "everything"
+
+
+class BusParty(Party):
+    """Handles of four namespaces, and what the open subscriptions have been given."""
+
+    def __init__(self, name: str, server: Server, namespace: str) -> None:
+        super().__init__(name, server, namespace)
+        self._open: dict[int, EventBus] = {}
+        self._reading: dict[int, AsyncExitStack] = {}
+        self._got: dict[int, list[Event]] = {}
+        self._arrived = asyncio.Event()
+        self.stack.push_async_callback(self._leave_all)
+
+    async def at(self, place: int) -> EventBus:
+        """The handle of a place."""
+        if place not in self._open:
+            bus = self.server.bus(self.namespace + _SUFFIXES[place])
+            self._open[place] = await self.stack.enter_async_context(bus)
+        return self._open[place]
+
+    async def subscribe(self, number: int, wanted: Wanted) -> None:
+        """Open a subscription and read from it until it is left."""
+        subscription = (await self.at(wanted.place)).subscribe(
+            types=wanted.types,
+            actors=wanted.actors,
+            queue=wanted.queue,
+            namespaces=None if wanted.across is None else self.namespace + wanted.across,
+        )
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(subscription)
+            self._got[number] = []
+            stack.push_async_callback(_ended, asyncio.ensure_future(self._read(subscription, self._got[number])))
+            self._reading[number] = stack.pop_all()
+
+    async def _read(self, events: BusSubscription, into: list[Event]) -> None:
+        async for event in events:
+            into.append(event)
+            self._arrived.set()
+
+    async def leave(self, number: int) -> None:
+        """Leave a subscription."""
+        await self._reading.pop(number).aclose()
+
+    async def _leave_all(self) -> None:
+        for number in list(self._reading):
+            await self.leave(number)
+
+    async def collect(self, numbers: Sequence[int], enough: Callable[[list[Event]], bool]) -> list[Event]:
+        """Wait until these subscriptions have been given enough, and take what they have."""
+        while not enough([event for number in numbers for event in self._got[number]]):
+            self._arrived.clear()
+            await self._arrived.wait()
+        await drift(3)  # more than enough is a finding
+        got = [event for number in numbers for event in self._got[number]]
+        for number in numbers:
+            self._got[number].clear()
+        return got
+
+
+async def _ended(task: asyncio.Future[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+class BusGame(Game[BusParty]):
+    """All rules of the bus. What is published is followed by markers: what has not come before them does not come."""
+
+    party_class = BusParty
+
+    def __init__(self, match: Match) -> None:
+        super().__init__(match)
+        self.names: tuple[str, ...] = ()
+        self.issued = Issued()
+        self.open: dict[int, Wanted] = {}
+        self._ever: list[Wanted] = []
+        self._subscribed = 0
+        self._markers = 0
+        self._versions = 0
+
+    @initialize(names=PALETTES)
+    def begin(self, names: tuple[str, ...]) -> None:
+        self.names = names
+
+    def name(self, who: int) -> str:
+        """One of the names of this game."""
+        return self.names[who % len(self.names)]
+
+    def event(self, who: int, event_type: str) -> Event:
+        """A new event."""
+        self._versions += 1
+        version = self._versions
+        data = {"zero": -0.0, "text": "é\u2028'"} if version % 2 else {}
+        event = Event(type=event_type, actor_id=self.name(who), version=version, id=f"e{version}", data=data)
+        return self.issued.add(event)
+
+    def wanted(
+        self, place: int, types: tuple[int, ...] | None, kind: str, who: int, across: str | None, queue: int | None
+    ) -> Wanted:
+        """What a subscription asks for. All of a queue ask for the same: what others would share is not said."""
+        names = None if types is None else tuple(dict.fromkeys(map(self.type_of, types)))
+        wanted = Wanted(place, names, pattern(kind, self.name(who)), None if queue is None else self.name(queue), across)
+        for other in self.open.values():
+            if wanted.queue is not None and (other.queue, other.pattern) == (wanted.queue, wanted.pattern):
+                wanted.types, wanted.actors = other.types, other.actors
+        return wanted
+
+    # --- Calls ---
+
+    def publish(self, place: int, events: Sequence[Event], *, joining: Wanted | None = None, quiet: bool = False) -> None:
+        """Publish, and see what everybody has been given. `joining` subscribes just before, in the same breath."""
+        if joining is not None:
+            self._subscribed += 1
+            self.open[self._subscribed] = joining
+            self._ever.append(joining)
+        number = self._subscribed
+        groups = self._groups(place)
+        markers = []
+        for members in groups.values():
+            self._markers += 1
+            marker = self.open[members[0]].marker(self._markers)
+            markers.append(marker)
+
+        async def call(party: BusParty) -> str:
+            publisher = await party.at(place)
+            if joining is not None:
+                await party.subscribe(number, joining)
+            await publisher.publish(*events, *(marker for marker in markers if marker is not None))
+            parts = []
+            for (group, members), marker in zip(groups.items(), markers, strict=True):
+                due = {event.id for event in events if self.open[members[0]].wants(place, event)}
+                got = await party.collect(members, _enough(due, marker, ordered=len(members) == 1))
+                parts.append(f"{group} got {self._given(got, ordered=len(members) == 1)}")
+            return "; ".join(parts) or "published"
+
+        published = " ".join(f"{shown(e.actor_id)} {shown(e.type)} ({self.issued.names([e])})" for e in events)
+        start = "" if joining is None else f"{_PLACES[joining.place]}subscribe S{number} to {joining}, then "
+        self.ask(f"{start}{_PLACES[place]}publish {published or 'nothing'}", call, quiet=quiet)
+
+    def _groups(self, place: int) -> dict[str, list[int]]:
+        """The open subscriptions, those that share together, which look at the namespace of a place and want something."""
+        groups: dict[str, list[int]] = {}
+        for number, wanted in self.open.items():
+            if wanted.sees(place) and wanted.types != ():
+                shared = f"queue {shown(wanted.queue)} of {wanted.pattern}" if wanted.queue is not None else f"S{number}"
+                groups.setdefault(shared, []).append(number)
+        return groups
+
+    def _given(self, events: Sequence[Event], *, ordered: bool) -> str:
+        names = [self.issued.names([event]) for event in events if not event.id.startswith(_MARKER)]
+        return " ".join(names if ordered else sorted(names)) or "nothing"
+
+    # --- Rules ---
+
+    @precondition(lambda self: len(self.open) < _MOST)
+    @rule(place=_PLACE, types=_TYPES, kind=PATTERNS, who=_WHO, across=_ACROSS, queue=_QUEUE, other=_PLACE)
+    def subscribe(
+        self,
+        place: int,
+        types: tuple[int, ...] | None,
+        kind: str,
+        who: int,
+        across: str | None,
+        queue: int | None,
+        other: int,
+    ) -> None:
+        wanted = self.wanted(place, types, kind, who, across, queue)
+        self.publish(other, [self.event(who, "Happened")], joining=wanted)
+
+    @rule(place=_PLACE, whos=st.lists(st.tuples(_WHO, st.integers(0, 2)), min_size=1, max_size=4))
+    def publish_some(self, place: int, whos: list[tuple[int, int]]) -> None:
+        self.publish(place, [self.event(who, self.type_of(kind)) for who, kind in whos])
+
+    def type_of(self, kind: int) -> str:
+        """A type: the usual one, or one of the names."""
+        return self.name(kind) if kind else "Happened"
+
+    @precondition(lambda self: self.open)
+    @rule(which=st.integers(0, _MOST))
+    def leave(self, which: int) -> None:
+        """Leave a subscription, and those that share with it: who gets what a member was to get just then, is not said."""
+        first = list(self.open)[which % len(self.open)]
+        queue, looked_at = self.open[first].queue, self.open[first].pattern
+        left = [n for n, one in self.open.items() if n == first or (queue and (one.queue, one.pattern) == (queue, looked_at))]
+
+        async def call(party: BusParty) -> str:
+            for number in left:
+                await party.leave(number)
+            return "left"
+
+        self.ask(f"leave {' '.join(f'S{number}' for number in left)}", call)
+        for number in left:
+            del self.open[number]
+
+    @precondition(lambda self: Feature.NO_RESPONDERS in self.candidate.server.features)
+    @rule(place=_PLACE, who=_WHO, responder=st.booleans())
+    def request(self, place: int, who: int, responder: bool) -> None:
+        """Ask where nobody, or just one, is listening. Of who was, a server may learn a moment later that he is not."""
+        request = self.event(who, "Asked" if responder else "Asked in vain")
+        answer = self.event(who, "Happened")
+        if any(wanted.wants(place, request) for wanted in self._ever):
+            return
+
+        async def reply(bus: EventBus, events: BusSubscription) -> None:
+            await bus.reply(await anext(events), answer)
+
+        async def call(party: BusParty) -> str:
+            bus = await party.at(place)
+            async with AsyncExitStack() as stack:
+                if responder:
+                    events = await stack.enter_async_context(bus.subscribe(actors=None, types={request.type}))
+                    stack.push_async_callback(_ended, asyncio.ensure_future(reply(bus, events)))
+                return self.issued.names([await bus.request(request, timeout=self._match.bench.deadline / 2)])
+
+        asked = f"{shown(request.actor_id)} {shown(request.type)}"
+        who_listens = "with one responder" if responder else "with nobody there"
+        self.ask(f"{_PLACES[place]}request {asked} {who_listens}", call)
+
+    def look(self) -> None:
+        for place in range(len(_PLACES)):
+            self.publish(place, [self.event(who, "Happened") for who in range(len(self.names))], quiet=True)
+
+
+def _enough(due: set[str], marker: Event | None, *, ordered: bool) -> Callable[[list[Event]], bool]:
+    """A subscription has all when its marker has come; a queue when all that is due has, through whomever."""
+    wanted = {marker.id} if marker is not None else set[str]()
+    if not ordered:
+        wanted |= due
+    return lambda got: wanted <= {event.id for event in got}
