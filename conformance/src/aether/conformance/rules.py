@@ -15,12 +15,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from aether.conformance.profiles import Profile
+from aether.conformance.violations import SuiteError
 from aether.core.features import Durability, Feature
 
 if TYPE_CHECKING:
     from aether.conformance.context import Context
+    from aether.conformance.machines.bench import Bench
 
 Body = Callable[["Context"], Awaitable[None]]
+Play = Callable[["Bench"], object]
 
 _ORDERED = (
     "store.feed.",
@@ -52,8 +55,8 @@ class Case:
     processes: bool = False
     """Whether other processes must be able to reach the server."""
 
-    machine: bool = False
-    """Whether it is played by a machine, which compares long series of calls with the references."""
+    play: Play | None = None
+    """What a machine does instead of the body: it compares long series of calls with the references."""
 
     since: str = "1.0"
     """The version of the suite that brought the case."""
@@ -65,6 +68,11 @@ class Case:
     def rule(self) -> str:
         """The id of the rule that the case checks."""
         return self.id.partition("#")[0]
+
+    @property
+    def machine(self) -> bool:
+        """Whether it is played by a machine."""
+        return self.play is not None
 
     @property
     def profile(self) -> Profile:
@@ -128,6 +136,20 @@ def refusal(feature: Feature, case_id: str) -> Callable[[Body], Body]:
     return register
 
 
+def machine(case_id: str) -> Callable[[Play], Play]:
+    """Register a machine."""
+
+    def register(play: Play) -> Play:
+        _add(Case(case_id, _sentence(case_id, play), _no_body, play=play))
+        return play
+
+    return register
+
+
+async def _no_body(_: Context) -> None:
+    raise SuiteError("a machine is played on a bench; the runner makes one")
+
+
 @cache
 def all_cases() -> dict[str, Case]:
     """Every case of the suite, by id, in the order of the rules."""
@@ -135,7 +157,7 @@ def all_cases() -> dict[str, Case]:
     return dict(_CASES)
 
 
-def _sentence(case_id: str, body: Body) -> str:
+def _sentence(case_id: str, body: Body | Play) -> str:
     text = inspect.cleandoc(body.__doc__ or "").partition("\n\n")[0]
     if not text:
         raise ValueError(f"case {case_id} has no docstring; write its rule there, one sentence with MUST")

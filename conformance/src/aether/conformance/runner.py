@@ -10,25 +10,34 @@ from contextlib import AbstractContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from aether.conformance.context import Context, Server
 from aether.conformance.harness import Harness
-from aether.conformance.rules import Case
+from aether.conformance.rules import Case, Play
 from aether.conformance.violations import SuiteError, Violation
 from aether.conformance.watchdog import GRACE, Stuck, watchdog
 from aether.core.event import new_id
 from aether.core.features import Durability, Feature
 from aether.core.registry import Registry, default_registry
 
+if TYPE_CHECKING:
+    from aether.conformance.machines.bench import Bench
+
 _CASE_DEADLINES = 6
 """No case needs as many of the harness's deadlines on a sound backend; one that hangs ends there as FAIL."""
 
 _START_SECONDS = 60.0  # that a server may take to start or to stop
 
-_EXAMPLES = 100
-_DEEP_EXAMPLES = 1000
+_GAMES = 50
+_DEEP_GAMES = 500
 """How many games a machine plays: the same ones each time, or those of a seed."""
+
+_MACHINE_DEADLINES = 30
+"""A machine ends after so many of the harness's deadlines, ten times as many if it plays ten times as long."""
+
+_SHRINK_SECONDS = 15.0
+"""How long a machine may look for a shorter series of calls that shows the same."""
 
 _STRAGGLER_SECONDS = 2.0
 """How long tasks may take to end after everything was closed."""
@@ -162,10 +171,12 @@ class Session:
         if reason := _not_run(case, self.server):
             return Result(case, *reason)
         begin = time.monotonic()
-        judge = self._judge_machine if case.machine else self._judge_case
         try:
-            with watchdog(self._case_seconds + GRACE, last_words=self._last_words):
-                status, text = judge(case)
+            if case.play is not None:
+                status, text = self._judge_machine(case, case.play)
+            else:
+                with watchdog(self._case_seconds + GRACE, last_words=self._last_words):
+                    status, text = self._runner.run(self._judge(case, self.server))
         except Stuck:
             bound = f"{self._case_seconds + GRACE:g} s"
             found = "it hangs, and cannot be cancelled either"
@@ -176,30 +187,38 @@ class Session:
     def _case_seconds(self) -> float:
         return _CASE_DEADLINES * self._harness.deadline * self._time_factor
 
-    def _judge_case(self, case: Case) -> tuple[Status, str]:
-        return self._runner.run(self._judge(case, self.server))
-
-    def _judge_machine(self, case: Case) -> tuple[Status, str]:
-        from aether.conformance.machines import MACHINES, Bench
-
+    def _judge_machine(self, case: Case, play: Play) -> tuple[Status, str]:
         self._complaints.clear()
         try:
-            if not self._references:
-                self._references = self._runner.run(self._start_references())
-            bench = Bench(
-                run=self._runner.run,
-                candidate=self.server,
-                references=self._references,
-                deadline=self._harness.deadline * self._time_factor,
-                examples=_EXAMPLES if self._seed is None else _DEEP_EXAMPLES,
-                seed=self._seed,
-            )
-            MACHINES[case.id].run(bench)
+            bench = self._bench()
+            before = self._runner.run(_tasks())
+            play(bench)
+            self._runner.run(self._check_leftovers(before))
         except Violation as violation:
             return Status.FAIL, self._failure(case, violation.expected, violation.found)
         except SuiteError as error:
             return Status.SUITE_ERROR, self._failure(case, "the suite and its references to work", str(error))
         return Status.PASS, ""
+
+    def _bench(self) -> Bench:
+        """What a machine plays on. Each of its games has a watchdog, as a case has."""
+        from aether.conformance.machines.bench import Bench
+
+        if not self._references:
+            with self._watched(_START_SECONDS + self._case_seconds):
+                self._references = self._runner.run(self._start_references())
+        games = _GAMES if self._seed is None else _DEEP_GAMES
+        return Bench(
+            run=self._runner.run,
+            watched=lambda: watchdog(self._case_seconds + GRACE, last_words=self._last_words),
+            candidate=self.server,
+            references=self._references,
+            deadline=self._harness.deadline * self._time_factor,
+            games=games,
+            seed=self._seed,
+            seconds=_MACHINE_DEADLINES * self._harness.deadline * self._time_factor * games / _GAMES,
+            shrink_seconds=_SHRINK_SECONDS * self._time_factor,
+        )
 
     async def _start_references(self) -> tuple[Server, ...]:
         from aether.conformance.reference import references
@@ -231,7 +250,7 @@ class Session:
         return Status.PASS, ""
 
     async def _check_leftovers(self, before: set[asyncio.Task[Any]]) -> None:
-        left = asyncio.all_tasks() - before
+        left = await _tasks() - before
         if left:
             _, left = await asyncio.wait(left, timeout=_STRAGGLER_SECONDS * self._time_factor)
         if left:
@@ -242,6 +261,8 @@ class Session:
 
     def _failure(self, case: Case, expected: str, found: str, frames: str = "") -> str:
         again = f"aether-conformance run {self._harness.target} -k '{case.id}'"
+        if case.machine and self._seed is not None:
+            again += f" --seed {self._seed}"
         rows = [("rule", case.sentence), ("expected", expected), ("found", found), ("again", again)]
         if frames:
             rows.append(("where", frames))
@@ -269,6 +290,12 @@ def _not_run(case: Case, server: Server) -> tuple[Status, str] | None:
 
 def _fresh_namespace() -> str:
     return f"c-{new_id().replace('-', '')[-16:]}"
+
+
+async def _tasks() -> set[asyncio.Task[Any]]:
+    """All tasks but the one that asks."""
+    own = asyncio.current_task()
+    return {task for task in asyncio.all_tasks() if task is not own}
 
 
 async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:

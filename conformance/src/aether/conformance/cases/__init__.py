@@ -27,6 +27,7 @@ _MODULES = (
     "driver_register",
     "election",
     "election_end",
+    "same",
 )
 
 for _module in _MODULES:

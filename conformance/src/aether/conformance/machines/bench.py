@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,6 +36,9 @@ class Bench:
 
     games: int
     """How many series of calls to play."""
+
+    watched: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Guards one game against what never gives up its turn."""
 
     steps: int = 20
     """The most rules of a series. A rule may be several calls."""

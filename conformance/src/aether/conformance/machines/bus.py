@@ -271,11 +271,15 @@ class BusGame(Game[BusParty]):
     @precondition(lambda self: Feature.NO_RESPONDERS in self.candidate.server.features)
     @rule(place=_PLACE, who=_WHO, responder=st.booleans())
     def request(self, place: int, who: int, responder: bool) -> None:
-        """Ask where nobody, or just one, is listening. Of who was, a server may learn a moment later that he is not."""
-        request = self.event(who, "Asked" if responder else "Asked in vain")
-        answer = self.event(who, "Happened")
-        if any(wanted.wants(place, request) for wanted in self._ever):
+        """Ask where nobody, or just one, is listening.
+
+        Nobody: neither with other filters, which a driver may leave to the core, nor until a moment ago.
+        """
+        request, answer = self.event(who, "Asked"), self.event(who, "Happened")
+        if any(wanted.sees(place) for wanted in self._ever):
             return
+        if responder:
+            self._ever.append(Wanted(place, (request.type,), None, None, None))
 
         async def reply(bus: EventBus, events: BusSubscription) -> None:
             await bus.reply(await anext(events), answer)
@@ -284,7 +288,7 @@ class BusGame(Game[BusParty]):
             bus = await party.at(place)
             async with AsyncExitStack() as stack:
                 if responder:
-                    events = await stack.enter_async_context(bus.subscribe(actors=None, types={request.type}))
+                    events = await stack.enter_async_context(bus.subscribe(types={request.type}))
                     stack.push_async_callback(_ended, asyncio.ensure_future(reply(bus, events)))
                 return self.issued.names([await bus.request(request, timeout=self._match.bench.deadline / 2)])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -61,6 +61,8 @@ class Game(RuleBasedStateMachine, Generic[PartyT]):
         self._match = match
         self._transcript = match.begin()
         self._asked = ""
+        self._watched = ExitStack()
+        self._watched.enter_context(match.bench.watched())
         namespace = f"m-{new_id().replace('-', '')[-16:]}"  # never drawn: a game that is repeated needs a fresh one
         bench = match.bench
         self.references = [
@@ -77,7 +79,7 @@ class Game(RuleBasedStateMachine, Generic[PartyT]):
         """
         lines = self._transcript.lines
         try:
-            answers = [self._match.bench.run(self._answer(party, call)) for party in self.parties]
+            answers: list[Answer] = self._match.bench.run(self._answers(call))
         except Stuck as stuck:
             hangs = Answer("nothing else came to run", str(stuck))
             raise Enough from self._lose(what, Answer("an answer"), hangs, by=self._asked)
@@ -94,9 +96,12 @@ class Game(RuleBasedStateMachine, Generic[PartyT]):
             lines.append(f"{what} -> {found}")
         return found.text
 
-    async def _answer(self, party: PartyT, call: Call[PartyT]) -> Answer:
-        self._asked = party.name
-        return await answered(call(party), self._match.bench.deadline)
+    async def _answers(self, call: Call[PartyT]) -> list[Answer]:
+        answers = []
+        for party in self.parties:
+            self._asked = party.name
+            answers.append(await answered(call(party), self._match.bench.deadline))
+        return answers
 
     def _lose(self, what: str, expected: Answer, found: Answer, *, by: str) -> Lost:
         lines = self._transcript.lines
@@ -135,7 +140,8 @@ class Game(RuleBasedStateMachine, Generic[PartyT]):
                 self.look()
                 self.ask("close everything", lambda party: _closed(party.stack), quiet=True)
         finally:
-            self._match.bench.run(self._close())
+            with self._watched:
+                self._match.bench.run(self._close())
 
     async def _close(self) -> None:
         for party in self.parties:
