@@ -18,6 +18,10 @@ from aether.core.event import Event, Position
 from aether.core.filters import EventFilter
 
 
+ALL = 5000
+"""More events than a game has."""
+
+
 class Followed:
     """What a subscription has to deliver, by all answers so far."""
 
@@ -66,7 +70,7 @@ class Following(Reading):
         self.followed[place] = Followed(number, start, EventFilter(actors=actors), buffer)
 
     @precondition(lambda self: self.followed)
-    @rule(place=PLACE, count=st.sampled_from((1, 2, 3, 5000)))
+    @rule(place=PLACE, count=st.sampled_from((1, 2, 3, ALL)))
     def take(self, place: int, count: int) -> None:
         self.deliver(place, count)
 
@@ -76,10 +80,10 @@ class Following(Reading):
         """Append behind the end of a subscription: what comes next is that, nothing before it and nothing twice."""
         if place not in self.followed:
             return
-        self.deliver(place, 5000)
+        self.deliver(place, ALL)
         for _ in range(2):
             self.append(place, self.run_of(place, who, (1, 1), 1, 0))
-        self.deliver(place, 5000)
+        self.deliver(place, ALL)
 
     @precondition(lambda self: self.followed)
     @rule(place=PLACE, turns=st.integers(1, 6), who=WHO)
@@ -88,7 +92,7 @@ class Following(Reading):
         followed = self.followed.get(place)
         if followed is None:
             return
-        self.deliver(place, 5000)
+        self.deliver(place, ALL)
         event = self.run_of(place, who, (1, 1), 1, 0)[0]
         if not followed.wanted.wants_actor(event.actor_id):
             return

@@ -15,8 +15,9 @@ from aether.conformance.context import Server
 from aether.conformance.machines.bench import Disagreed, Enough, Lost, Match
 from aether.conformance.violations import SuiteError, Violation
 from aether.conformance.watchdog import Stuck
-from aether.core.errors import StaleToken, VersionConflict
+from aether.core.errors import AetherError, StaleToken, VersionConflict
 from aether.core.event import new_id
+from aether.core.spi import RevisionConflict
 
 _SHOWN = 400
 
@@ -27,6 +28,8 @@ class Answer:
 
     text: str
     detail: str = field(default="", compare=False)
+    sound: bool = field(default=True, compare=False)
+    """Whether it is one that a reference may give."""
 
     def __str__(self) -> str:
         text = self.text
@@ -84,6 +87,9 @@ class Game(RuleBasedStateMachine, Generic[PartyT]):
             hangs = Answer("nothing else came to run", str(stuck))
             raise Enough from self._lose(what, Answer("an answer"), hangs, by=self._asked)
         *others, found = answers
+        for party, other in zip(self.references, others, strict=True):
+            if not other.sound:
+                raise self._lose(what, Answer("an answer"), other, by=party.name)
         for party, other in zip(self.references[1:], others[1:], strict=True):
             if other != others[0]:
                 first = f"{self.references[0].name} -> {others[0]}"
@@ -171,5 +177,5 @@ async def answered(call: Awaitable[str], deadline: float) -> Answer:
         return Answer(f"StaleToken(current={error.current})", str(error))
     except Exception as error:  # noqa: BLE001  (whatever a backend raises is its answer)
         if isinstance(error, TimeoutError) and bound.expired():
-            return Answer(f"no answer within {deadline:g} s")
-        return Answer(type(error).__name__, str(error))
+            return Answer(f"no answer within {deadline:g} s", sound=False)
+        return Answer(type(error).__name__, str(error), sound=isinstance(error, AetherError | RevisionConflict))

@@ -70,10 +70,6 @@ class Keeping(Reading):
         self.ask(f"{PLACES[place]}save snapshot {what}", call)
         self.snapshot(place, who, schema)
 
-    @rule(place=PLACE, who=WHO, schema=WHO)
-    def look_at_snapshot(self, place: int, who: int, schema: int) -> None:
-        self.snapshot(place, who, schema)
-
     @rule(place=PLACE, who=WHO, mark=MARK, token=_TOKEN)
     def save_checkpoint(self, place: int, who: int, mark: int, token: int) -> None:
         name, number = self.name(who), self.mark_at(space(place), mark)
@@ -85,10 +81,6 @@ class Keeping(Reading):
 
         at = f"#{number}" if number else "the start"
         self.ask(f"{PLACES[place]}save checkpoint {shown(name)} at {at} token={token}", call)
-
-    @rule(place=PLACE, who=WHO)
-    def look_at_checkpoint(self, place: int, who: int) -> None:
-        self.checkpoint(place, who)
 
     @rule(who=WHO, tokens=st.permutations((5, 6, 7)))
     def race_checkpoints(self, who: int, tokens: list[int]) -> None:

@@ -102,10 +102,7 @@ class Reading(Writing):
         self, place: int, who: int, after: int, upto: int | None, limit: int | None, reverse: bool
     ) -> None:
         self.read(place, self.name(who), after=after, upto=upto, limit=limit, reverse=reverse)
-
-    @rule(place=PLACE, who=WHO, fresh=st.booleans())
-    def version_of(self, place: int, who: int, fresh: bool) -> None:
-        self.version(place, self.name(who), fresh=fresh)
+        self.version(place, self.name(who), fresh=after > 0)
 
     @rule(place=PLACE, mark=MARK, limit=_LIMIT, types=_TYPES, kind=PATTERNS, who=WHO)
     def feed_some(
@@ -117,16 +114,13 @@ class Reading(Writing):
 
     @rule(place=PLACE, mark=MARK)
     def feed_all(self, place: int, mark: int) -> None:
-        self.feed(place, after=self.mark_at(space(place), mark))
+        """All, and from anywhere; a position of another store is found out, not read from."""
+        self.feed(place)
         for event in self.feeds[space(place)][:20]:
             self.mark(place, event)
-
-    @rule(place=PLACE, mark=MARK)
-    def feed_from_elsewhere(self, place: int, mark: int) -> None:
-        """A position of another store is found out, not read from."""
-        elsewhere = 1 - space(place)
-        if after := self.mark_at(elsewhere, mark):
-            self.feed(place, after=after, of=elsewhere)
+        for of in (0, 1):
+            if after := self.mark_at(of, mark):
+                self.feed(place, after=after, of=of)
 
     @rule(place=PLACE)
     def head(self, place: int) -> None:

@@ -18,7 +18,7 @@ from aether.core.spi import Entry, LeaseRegister
 
 _PLACES = ("", "on a second handle: ", "in another namespace: ")
 _PLACE = st.sampled_from((0, 0, 0, 1, 1, 2))
-_WHO = st.integers(0, 5)
+_WHO = st.sampled_from((0, 0, 0, 1, 1, 2, 3, 4, 5))
 _EXPECTED = st.sampled_from(("right", "right", "right", "right", "none", "before", "above", "another's"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis.stateful import rule
 
-from aether.conformance.machines.following import Following
+from aether.conformance.machines.following import ALL, Following
 from aether.conformance.machines.keeping import Keeping
 from aether.conformance.machines.stores import PLACES, StoreParty
 from aether.conformance.machines.writing import PLACE
@@ -27,11 +27,28 @@ class StoreGame(Following, Keeping):
         self.ask("identity of both handles, and in the other namespace", call)
 
     def look(self) -> None:
-        for place in sorted(self.followed):
-            self.deliver(place, 5000, quiet=True)
+        self._look_at_subscriptions()
+        for place in (0, 1, 0):  # what one handle has learned, another has changed
+            self.append_some([(place, 0, (1, 1), 1, 0)])
+        for number, name in enumerate(self.names):
+            self.save_checkpoint(number % 2, number, number, token=9)
+            if history := self.history(0, name):
+                self.append(1, history[:1])
+                self.read(0, name, limit=1)
+                self.read(1, name, limit=2, reverse=True)
         for place in (1, 2):
             self.feed(place, quiet=True)
             for number, name in enumerate(self.names):
                 self.version(place, name, fresh=False, quiet=True)
                 self.read(place, name, quiet=True)
                 self.checkpoint(place, number, quiet=True)
+
+    def _look_at_subscriptions(self) -> None:
+        for place in sorted(self.followed):
+            self.deliver(place, ALL, quiet=True)
+        self.follow(1, 0, "none", 0, 1)
+        for _ in range(2):
+            self.deliver(1, 2)
+        self.follow(0, 0, "none", 0, 256)
+        self.deliver(0, ALL)
+        self.wait_in_vain(0, self.ids % 3, 0)
