@@ -8,7 +8,7 @@ SET_UP := .venv/.set-up
 SOURCES := packages/*/src conformance/src
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types conformance torture bench performance fmt wheels requirements clean
+.PHONY: help setup demo test lint types conformance zoo torture bench performance fmt wheels requirements clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ types: setup  ## mypy and basedpyright, both strict
 
 conformance: setup  ## the conformance suite against every backend of this repository
 	$(BIN)/pytest conformance/tests
+
+zoo: setup  ## measure how many broken backends the machines alone find out; writes conformance/kill-rate.json
+	$(BIN)/python scripts/kill_rate.py
 
 torture: setup  ## longer than make test: the suite 20 times on memory and NATS, beside busy processes; no case may fail
 	$(BIN)/python scripts/flakes.py memory nats --rounds 20 --load 2

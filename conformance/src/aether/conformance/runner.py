@@ -29,8 +29,8 @@ _CASE_DEADLINES = 6
 
 _START_SECONDS = 60.0  # that a server may take to start or to stop
 
-_GAMES = 50
-_DEEP_GAMES = 500
+_GAMES = 40
+_DEEP_GAMES = 400
 """How many games a machine plays: the same ones each time, or those of a seed."""
 
 _MACHINE_DEADLINES = 30

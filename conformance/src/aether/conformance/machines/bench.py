@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from aether.conformance.context import Server
 from aether.conformance.violations import SuiteError, Violation
+from aether.conformance.watchdog import Stuck
 
 
 class Run(Protocol):
@@ -84,12 +85,14 @@ class Match:
         self.bench = bench
         self.games = 0
         self._end = time.monotonic() + bench.seconds
+        self._out_of_time = False
         self.last = Transcript()
         self._worst: Transcript | None = None
 
     def begin(self) -> Transcript:
         """Begin a game, or end the match if its time is over."""
         if time.monotonic() > self._end:
+            self._out_of_time = True
             raise Enough
         self.games += 1
         self.last = Transcript()
@@ -109,7 +112,8 @@ class Match:
             bench = self.bench
             expected = f"{bench.games} series of up to {bench.steps} calls to be answered within {bench.seconds:g} s"
             return Violation(expected=expected, found=f"it was busy with number {self.games} then ({error!r})")
-        if not isinstance(error, Flaky):
+        # What Hypothesis could not repeat because its time was over is not known to be different.
+        if not isinstance(error, Flaky) or self._out_of_time:
             return worst.lost
         both = f"{worst.numbered()}\nand then:\n{self.last.numbered()}"
         if isinstance(worst.lost, SuiteError):
@@ -132,6 +136,10 @@ def play(bench: Bench, game: Callable[[Match], RuleBasedStateMachine]) -> int:
         run_state_machine_as_test(factory, settings=_settings(bench))
     except (Lost, Disagreed, Enough, Flaky) as error:
         raise match.verdict(error) from error
+    except Stuck:
+        raise
+    except Exception as error:
+        raise SuiteError(f"the machine failed: {type(error).__name__}: {error}") from error
     return match.games
 
 

@@ -10,10 +10,10 @@ from hypothesis.stateful import precondition, rule
 
 from aether.conformance.context import drift
 from aether.conformance.machines.bench import Match
-from aether.conformance.machines.names import PATTERNS, pattern, shown
+from aether.conformance.machines.names import PATTERNS, WHO, pattern, shown
 from aether.conformance.machines.reading import MARK, Reading
 from aether.conformance.machines.stores import PLACES, StoreParty, space
-from aether.conformance.machines.writing import PLACE, WHO
+from aether.conformance.machines.writing import PLACE
 from aether.core.event import Event, Position
 from aether.core.filters import EventFilter
 

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from hypothesis.stateful import RuleBasedStateMachine
@@ -99,7 +99,7 @@ class Game(RuleBasedStateMachine, Generic[PartyT]):
         if found != others[0]:
             raise self._lose(what, others[0], found, by=self.candidate.name)
         if not quiet:
-            lines.append(f"{what} -> {found}")
+            lines.append(f"{what} -> {replace(found, detail='')}")
         return found.text
 
     async def _answers(self, call: Call[PartyT]) -> list[Answer]:
@@ -172,9 +172,9 @@ async def answered(call: Awaitable[str], deadline: float) -> Answer:
     except Stuck:
         raise
     except VersionConflict as error:
-        return Answer(f"VersionConflict(current={error.current})", str(error))
+        return Answer(f"VersionConflict(current={error.current})")
     except StaleToken as error:
-        return Answer(f"StaleToken(current={error.current})", str(error))
+        return Answer(f"StaleToken(current={error.current})")
     except Exception as error:  # noqa: BLE001  (whatever a backend raises is its answer)
         if isinstance(error, TimeoutError) and bound.expired():
             return Answer(f"no answer within {deadline:g} s", sound=False)

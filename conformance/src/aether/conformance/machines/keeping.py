@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from aether.conformance.machines.game import answered
-from aether.conformance.machines.names import shown
+from aether.conformance.machines.names import WHO, shown
 from aether.conformance.machines.reading import MARK, Reading
 from aether.conformance.machines.stores import PLACES, StoreParty, space
-from aether.conformance.machines.writing import PLACE, WHO
+from aether.conformance.machines.writing import PLACE
 from aether.core.event import Snapshot
 
 _STATES: tuple[Any, ...] = (None, 0, {"total": -0.0}, [{"": "é\u2028", "n": 2**62}])
@@ -90,8 +90,9 @@ class Keeping(Reading):
 
         async def call(party: StoreParty) -> str:
             stores = [await party.at(0), await party.at(1)]
+            positions = {token: party.place_of(0, marks[token]) for token in tokens}
             saves = [
-                stores[turn % 2].save_checkpoint(name, party.place_of(0, marks[token]), token=token)
+                stores[turn % 2].save_checkpoint(name, positions[token], token=token)
                 for turn, token in enumerate(tokens)
             ]
             answers = await asyncio.gather(*(answered(_done(save), self._match.bench.deadline) for save in saves))

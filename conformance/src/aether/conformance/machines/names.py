@@ -61,15 +61,24 @@ def _prefixed() -> list[tuple[str, ...]]:
     return [tuple(name for name in family if name) for family in families]
 
 
-FAMILIES = [_prefixed(), *(_folded(fold) for fold in _FOLDS)]
-"""For each way to mix names up, the groups of up to five names that it would mix up."""
+FAMILIES = [
+    sorted(families, key=lambda family: not (family[0].isascii() and family[0].isalnum()))
+    for families in (_prefixed(), *map(_folded, _FOLDS))
+]
+"""For each way to mix names up, the groups of up to five names that it would mix up, the plainest first."""
+
+_FAMILY = st.one_of(*(st.sampled_from(families) for families in FAMILIES))
 
 PALETTES = st.builds(
-    lambda family, others: tuple(dict.fromkeys((*family, *others))),
-    st.one_of(*(st.sampled_from(families) for families in FAMILIES)),
-    st.tuples(st.sampled_from(HOSTILE_NAMES), st.sampled_from(HOSTILE_NAMES)),
+    lambda *names: tuple(dict.fromkeys((*names[0][:4], *names[1][:3], names[2]))),
+    _FAMILY,
+    _FAMILY,
+    st.sampled_from(HOSTILE_NAMES),
 )
-"""The names of one series of calls: a family, and two of all."""
+"""The names of one series of calls: two families, and one of all."""
+
+WHO = st.sampled_from((0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7))
+"""An index into the names of a game; it wraps around. The first ones are used most."""
 
 PATTERNS = st.sampled_from(("is", "starts", "ends", "around", "all", "none"))
 

@@ -21,16 +21,11 @@ from aether.core.registry import Registry, default_registry
 from aether.memory.testing import MemoryHarness
 
 SEEDS = tuple(range(8))
-GAMES = 50
+GAMES = 40
 """As many as a usual run of the suite plays."""
 
 DEADLINE = 0.5
 """Nothing in memory takes as long; a mutant that never answers is found out sooner."""
-
-
-def unseen(mutant: Mutant) -> str:
-    """Why no machine can find a mutant out, empty if one has to: a race, a fault or a limit is what it takes."""
-    return str(getattr(mutant, "unseen", ""))
 
 
 def machine_for(mutant: Mutant) -> type[StoreGame] | type[BusGame] | type[RegisterGame]:
@@ -43,7 +38,7 @@ def machine_for(mutant: Mutant) -> type[StoreGame] | type[BusGame] | type[Regist
 def killed(mutant: Mutant, seed: int, *, games: int = GAMES) -> bool:
     """Whether the machine finds the mutant out with this seed."""
     game = machine_for(mutant)
-    with _bench(registry_with(mutant), seed, games) as bench:
+    with bench_of(registry_with(mutant), seed=seed, games=games) as bench:
         try:
             play(bench, game)
         except Violation:
@@ -52,7 +47,8 @@ def killed(mutant: Mutant, seed: int, *, games: int = GAMES) -> bool:
 
 
 @contextmanager
-def _bench(registry: Registry, seed: int, games: int) -> Iterator[Bench]:
+def bench_of(registry: Registry, *, seed: int, games: int = GAMES) -> Iterator[Bench]:
+    """A bench on which memory, as a registry opens it, plays against the model. Nothing is made shorter."""
     with asyncio.Runner() as runner:
         runner.get_loop().set_exception_handler(lambda *_: None)  # what mutants leave behind is not the question here
         yield Bench(

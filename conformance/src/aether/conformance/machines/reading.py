@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from aether.conformance.context import listed
-from aether.conformance.machines.names import PATTERNS, pattern, shown
+from aether.conformance.machines.names import PATTERNS, WHO, pattern, shown
 from aether.conformance.machines.stores import PLACES, StoreParty, space
-from aether.conformance.machines.writing import PLACE, WHO, Writing
+from aether.conformance.machines.writing import PLACE, Writing
 
 MARK = st.integers(0, 12)
 """An index into the events whose position is known, 0 is the start; it wraps around."""

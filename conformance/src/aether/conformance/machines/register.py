@@ -12,13 +12,12 @@ from hypothesis.stateful import initialize, rule
 from aether.conformance.context import Server
 from aether.conformance.machines.bench import Match
 from aether.conformance.machines.game import Game, Party, answered
-from aether.conformance.machines.names import PALETTES, shown
+from aether.conformance.machines.names import PALETTES, WHO, shown
 from aether.core.lease import Lease
 from aether.core.spi import Entry, LeaseRegister
 
 _PLACES = ("", "on a second handle: ", "in another namespace: ")
 _PLACE = st.sampled_from((0, 0, 0, 1, 1, 2))
-_WHO = st.sampled_from((0, 0, 0, 1, 1, 2, 3, 4, 5))
 _EXPECTED = st.sampled_from(("right", "right", "right", "right", "none", "before", "above", "another's"))
 
 
@@ -103,7 +102,7 @@ class RegisterGame(Game[RegisterParty]):
         """One of the names of this game."""
         return self.names[who % len(self.names)]
 
-    @rule(place=_PLACE, who=_WHO, value=_VALUE, which=_EXPECTED, other=_WHO)
+    @rule(place=_PLACE, who=WHO, value=_VALUE, which=_EXPECTED, other=WHO)
     def cas(self, place: int, who: int, value: int, which: str, other: int) -> None:
         name = self.name(who)
         # A revision of another record may be right by chance, and in one party only: its record must have been written.
@@ -134,7 +133,7 @@ class RegisterGame(Game[RegisterParty]):
 
         self.ask(f"{_PLACES[place]}read {shown(name)}", call, quiet=quiet)
 
-    @rule(place=_PLACE, who=_WHO)
+    @rule(place=_PLACE, who=WHO)
     def read_one(self, place: int, who: int) -> None:
         self.read(place, self.name(who))
 
@@ -147,11 +146,11 @@ class RegisterGame(Game[RegisterParty]):
 
         self.ask(f"{_PLACES[place]}scan {shown(prefix)}", call, quiet=quiet)
 
-    @rule(place=_PLACE, who=_WHO, length=st.sampled_from((0, 1, 2, 300)))
+    @rule(place=_PLACE, who=WHO, length=st.sampled_from((0, 1, 2, 300)))
     def scan_some(self, place: int, who: int, length: int) -> None:
         self.scan(place, self.name(who)[:length])
 
-    @rule(place=_PLACE, who=_WHO, value=_VALUE, racers=st.integers(2, 4), which=st.sampled_from(("right", "before")))
+    @rule(place=_PLACE, who=WHO, value=_VALUE, racers=st.integers(2, 4), which=st.sampled_from(("right", "before")))
     def race(self, place: int, who: int, value: int, racers: int, which: str) -> None:
         """Many write the same at once: one succeeds, whoever it is."""
         name = self.name(who)
@@ -170,7 +169,7 @@ class RegisterGame(Game[RegisterParty]):
         self.ask(f"{_PLACES[2] if place == 2 else ''}{racers} at once: {what}", call)
         self.read(place, name, quiet=True)
 
-    @rule(place=st.sampled_from((0, 1)), who=_WHO, value=_VALUE, length=st.sampled_from((0, 1, 300)))
+    @rule(place=st.sampled_from((0, 1)), who=WHO, value=_VALUE, length=st.sampled_from((0, 1, 300)))
     def watched(self, place: int, who: int, value: int, length: int) -> None:
         """What a watch reports is a hint, but a healthy server gives it: of the last change at least, and of no others."""
         name = self.name(who)
@@ -197,6 +196,8 @@ class RegisterGame(Game[RegisterParty]):
         self.ask(f"{_PLACES[place]}close", lambda party: party.reopen(place))
 
     def look(self) -> None:
+        for number in range(len(self.names)):
+            self.cas(0, number, number % len(_VALUES), "right", number)
         for place in (1, 2):
             for name in self.names:
                 self.read(place, name, quiet=True)

@@ -36,19 +36,20 @@ class StoreGame(Following, Keeping):
                 self.append(1, history[:1])
                 self.read(0, name, limit=1)
                 self.read(1, name, limit=2, reverse=True)
-        for place in (1, 2):
-            self.feed(place, quiet=True)
-            for number, name in enumerate(self.names):
-                self.version(place, name, fresh=False, quiet=True)
-                self.read(place, name, quiet=True)
-                self.checkpoint(place, number, quiet=True)
+        self.feed(1, quiet=True)
+        self.feed(2, quiet=True)
+        for number, name in enumerate(self.names):
+            self.read(1, name, quiet=True)
+            self.version(2, name, fresh=False, quiet=True)
+            self.checkpoint(1, number, quiet=True)
 
     def _look_at_subscriptions(self) -> None:
         for place in sorted(self.followed):
             self.deliver(place, ALL, quiet=True)
-        self.follow(1, 0, "none", 0, 1)
+        self.follow(1, 1, "none", 0, 1)
         for _ in range(2):
             self.deliver(1, 2)
         self.follow(0, 0, "none", 0, 256)
         self.deliver(0, ALL)
-        self.wait_in_vain(0, self.ids % 3, 0)
+        if self.ids % 4 == 0:  # it takes a driver longer than the rest
+            self.wait_in_vain(0, self.ids % 3, 0)

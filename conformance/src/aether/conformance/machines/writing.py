@@ -13,16 +13,13 @@ from hypothesis.stateful import initialize, precondition, rule
 
 from aether.conformance.machines.bench import Match
 from aether.conformance.machines.game import Game, answered
-from aether.conformance.machines.names import PALETTES, shown
+from aether.conformance.machines.names import PALETTES, WHO, shown
 from aether.conformance.machines.stores import PLACES, Issued, StoreParty, space
 from aether.core.errors import VersionConflict
 from aether.core.event import Event, new_id
 from aether.core.features import Feature
 
 PLACE = st.sampled_from((0, 0, 0, 1, 1, 2))
-WHO = st.sampled_from((0, 0, 0, 1, 1, 2, 3, 4, 5))
-"""An index into the names of a game; it wraps around. The first ones have the longer histories."""
-
 _FIRST = st.sampled_from(((1, 1),) * 5 + ((1, 0), (1, 2), (0, 1), (0, 2), (0, 3)))
 """The first version to append, as (a, b) in a * latest + b: mostly the right one, also near it, also absolute."""
 
@@ -56,7 +53,7 @@ class Writing(Game[StoreParty]):
         self.ids = 0
         self.prefix = new_id()[-12:]
 
-    @initialize(names=PALETTES, long=st.sampled_from((False, False, False, True)))
+    @initialize(names=PALETTES, long=st.sampled_from((False,) * 5 + (True,)))
     def begin(self, names: tuple[str, ...], long: bool) -> None:
         """Some games start with more events than a page has."""
         self.names = names

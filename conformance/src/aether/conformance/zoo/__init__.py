@@ -6,8 +6,8 @@ which replaces one function of it for the duration of a session (`breaks`).
 
 `caught_by` names the case that has to notice, or several of them. `needs_server = True` says that it takes a server
 which can be restarted, stopped or shared with other processes: such a mutant is run over the reference.
-`found_by` names tests of the core's elections, in virtual time, of which each has to notice. `unseen` says why a
-machine, which compares calls with those of the references, cannot.
+`found_by` names tests of the core's elections, in virtual time, of which each has to notice. A
+machine has to notice a mutant, too, unless `unseen` says why none can: a race, a fault or a limit is what it takes.
 """
 
 from __future__ import annotations
@@ -100,6 +100,11 @@ def caught_by(mutant: Mutant) -> tuple[str, ...]:
     """The ids of the cases that notice this mutant."""
     named: str | tuple[str, ...] = vars(mutant)["caught_by"]
     return (named,) if isinstance(named, str) else named
+
+
+def unseen(mutant: DriverMutant) -> str:
+    """Why no machine can notice this mutant; empty if one has to."""
+    return str(getattr(mutant, "unseen", ""))
 
 
 @contextmanager

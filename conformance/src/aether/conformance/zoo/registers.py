@@ -60,6 +60,7 @@ class ScansAPage(RegisterWrapper):
     """Gives the first page of a scan."""
 
     caught_by = "election.register.scan"
+    unseen = "more names than a game has show it"
 
     async def scan(self, prefix: str) -> Sequence[Entry]:
         return (await self.inner.scan(prefix))[:256]

@@ -76,6 +76,7 @@ class LeavesATask(StoreWrapper):
     """A keep-alive that outlives its connection."""
 
     caught_by = "store.close#leaves"
+    unseen = "tasks are counted behind a machine, not in its games"
 
     tasks: ClassVar[set[asyncio.Task[bool]]] = set()
 

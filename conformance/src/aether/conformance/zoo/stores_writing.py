@@ -118,6 +118,7 @@ class ShowsActorsApart(StoreWrapper):
     """Checks all actors first, but stores them one after the other."""
 
     caught_by = "store.append.many#readers"
+    unseen = "only a reader in between shows it"
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
         for write in writes:
@@ -190,6 +191,7 @@ class TooGenerousLimits(StoreWrapper):
     """Claims to take more in one commit than it does."""
 
     caught_by = "store.append.limits#events"
+    unseen = "only more events than a game appends show it"
 
     @property
     def limits(self) -> Limits:
