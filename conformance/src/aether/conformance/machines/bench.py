@@ -131,7 +131,7 @@ def play(bench: Bench, game: Callable[[Match], RuleBasedStateMachine]) -> int:
     and `SuiteError` if those do not agree.
     """
     match = Match(bench)
-    factory = seed(bench.seed or 0)(lambda: game(match))
+    factory: Any = seed(bench.seed or 0)(lambda: game(match))  # annotated as a type there, documented as any function
     try:
         run_state_machine_as_test(factory, settings=_settings(bench))
     except (Lost, Disagreed, Enough, Flaky) as error:
@@ -152,6 +152,6 @@ def _settings(bench: Bench) -> settings:
         deadline=None,
         print_blob=False,
         report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[*HealthCheck.__members__.values()],
         verbosity=Verbosity.quiet,
     )

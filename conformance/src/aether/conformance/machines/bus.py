@@ -174,7 +174,9 @@ class BusGame(Game[BusParty]):
     ) -> Wanted:
         """What a subscription asks for. All of a queue ask for the same: what others would share is not said."""
         names = None if types is None else tuple(dict.fromkeys(map(self.type_of, types)))
-        wanted = Wanted(place, names, pattern(kind, self.name(who)), None if queue is None else self.name(queue), across)
+        wanted = Wanted(
+            place, names, pattern(kind, self.name(who)), None if queue is None else self.name(queue), across
+        )
         for other in self.open.values():
             if wanted.queue is not None and (other.queue, other.pattern) == (wanted.queue, wanted.pattern):
                 wanted.types, wanted.actors = other.types, other.actors
@@ -213,11 +215,13 @@ class BusGame(Game[BusParty]):
         return self.open[number].marker(self._markers)
 
     def _groups(self, place: int) -> dict[str, list[int]]:
-        """The open subscriptions, those that share together, which look at the namespace of a place and want something."""
+        """The open subscriptions that look at the namespace of a place and want something; those that share together."""
         groups: dict[str, list[int]] = {}
         for number, wanted in self.open.items():
             if wanted.sees(place) and wanted.types != ():
-                shared = f"queue {shown(wanted.queue)} of {wanted.pattern}" if wanted.queue is not None else f"S{number}"
+                shared = (
+                    f"queue {shown(wanted.queue)} of {wanted.pattern}" if wanted.queue is not None else f"S{number}"
+                )
                 groups.setdefault(shared, []).append(number)
         return groups
 
@@ -256,10 +260,14 @@ class BusGame(Game[BusParty]):
     @precondition(lambda self: self.open)
     @rule(which=st.integers(0, _MOST))
     def leave(self, which: int) -> None:
-        """Leave a subscription, and those that share with it: who gets what a member was to get just then, is not said."""
+        """Leave a subscription, and those that share with it: what a member loses that is just leaving is not said."""
         first = list(self.open)[which % len(self.open)]
         queue, looked_at = self.open[first].queue, self.open[first].pattern
-        left = [n for n, one in self.open.items() if n == first or (queue and (one.queue, one.pattern) == (queue, looked_at))]
+        left = [
+            n
+            for n, one in self.open.items()
+            if n == first or (queue and (one.queue, one.pattern) == (queue, looked_at))
+        ]
 
         async def call(party: BusParty) -> str:
             for number in left:

@@ -17,7 +17,6 @@ from aether.conformance.machines.writing import PLACE
 from aether.core.event import Event, Position
 from aether.core.filters import EventFilter
 
-
 ALL = 5000
 """More events than a game has."""
 

@@ -42,7 +42,9 @@ class Keeping(Reading):
             if found is None:
                 return "none"
             own = (found.actor_id, found.schema) == (actor_id, name)
-            return f"version {found.version}: {found.state!r} of {found.timestamp:%S.%f}{'' if own else ', not its own'}"
+            return (
+                f"version {found.version}: {found.state!r} of {found.timestamp:%S.%f}{'' if own else ', not its own'}"
+            )
 
         self.ask(f"{PLACES[place]}snapshot {shown(actor_id)} schema={shown(name)}", call, quiet=quiet)
 

@@ -98,9 +98,7 @@ class Reading(Writing):
     # --- Rules ---
 
     @rule(place=PLACE, who=WHO, after=_AFTER, upto=_UPTO, limit=_LIMIT, reverse=st.booleans())
-    def read_one(
-        self, place: int, who: int, after: int, upto: int | None, limit: int | None, reverse: bool
-    ) -> None:
+    def read_one(self, place: int, who: int, after: int, upto: int | None, limit: int | None, reverse: bool) -> None:
         self.read(place, self.name(who), after=after, upto=upto, limit=limit, reverse=reverse)
         self.version(place, self.name(who), fresh=after > 0)
 

@@ -171,7 +171,7 @@ class RegisterGame(Game[RegisterParty]):
 
     @rule(place=st.sampled_from((0, 1)), who=WHO, value=_VALUE, length=st.sampled_from((0, 1, 300)))
     def watched(self, place: int, who: int, value: int, length: int) -> None:
-        """What a watch reports is a hint, but a healthy server gives it: of the last change at least, and of no others."""
+        """A watch gives hints, but on a healthy server it gives them: of the last change at least, and of no others."""
         name = self.name(who)
         prefix = name[:length]
         others = [other for other in self.names if not other.startswith(prefix)][:1]
@@ -202,5 +202,3 @@ class RegisterGame(Game[RegisterParty]):
             for name in self.names:
                 self.read(place, name, quiet=True)
             self.scan(place, "", quiet=True)
-
-

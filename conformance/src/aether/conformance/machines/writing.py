@@ -182,7 +182,8 @@ class Writing(Game[StoreParty]):
         async def limit(party: StoreParty) -> int:
             return (await party.at(place)).limits.max_commit_events
 
-        return min(self._match.bench.run(limit(party)) for party in self.parties)
+        limits: list[int] = [self._match.bench.run(limit(party)) for party in self.parties]
+        return min(limits)
 
     @rule(who=WHO, first=_FIRST, count=st.integers(1, 2), racers=st.integers(2, 4))
     def race(self, who: int, first: tuple[int, int], count: int, racers: int) -> None:
@@ -195,7 +196,8 @@ class Writing(Game[StoreParty]):
             return ("replayed" if appended.replayed else "stored") + party.behind(0, appended.position, number)
 
         async def call(party: StoreParty) -> str:
-            await party.at(0), await party.at(1)
+            await party.at(0)
+            await party.at(1)
             calls = [answered(append(party, racer % 2), self._match.bench.deadline) for racer in range(racers)]
             counts = Counter(answer.text for answer in await asyncio.gather(*calls))
             return ", ".join(f"{count} {text}" for text, count in sorted(counts.items()))
