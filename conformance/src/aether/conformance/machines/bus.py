@@ -215,7 +215,7 @@ class BusGame(Game[BusParty]):
         return self.open[number].marker(self._markers)
 
     def _groups(self, place: int) -> dict[str, list[int]]:
-        """The open subscriptions that look at the namespace of a place and want something; those that share together."""
+        """The open subscriptions that look at the namespace of a place and want something, by who shares."""
         groups: dict[str, list[int]] = {}
         for number, wanted in self.open.items():
             if wanted.sees(place) and wanted.types != ():
