@@ -151,6 +151,9 @@ class BusGame(Game[BusParty]):
         self._ever: list[Wanted] = []
         self._responders: list[Wanted] = []
         self._markers = 0
+        self._under_way: set[str] = set()
+        """The ids of events that nobody was there for: they may still be on their way to whoever comes next."""
+
         self._versions = 0
 
     @initialize(names=PALETTES)
@@ -193,6 +196,8 @@ class BusGame(Game[BusParty]):
         self._ever += joining
         groups = self._groups(place)
         markers = [self._marker(members[0]) for members in groups.values()]
+        if not groups:
+            self._under_way |= {event.id for event in events}
 
         async def call(party: BusParty) -> str:
             publisher = await party.at(place)
@@ -226,7 +231,8 @@ class BusGame(Game[BusParty]):
         return groups
 
     def _given(self, events: Sequence[Event], *, ordered: bool) -> str:
-        names = [self.issued.names([event]) for event in events if not event.id.startswith(_MARKER)]
+        own = [event for event in events if not event.id.startswith(_MARKER) and event.id not in self._under_way]
+        names = [self.issued.names([event]) for event in own]
         return " ".join(names if ordered else sorted(names)) or "nothing"
 
     # --- Rules ---
