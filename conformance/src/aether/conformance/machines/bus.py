@@ -251,7 +251,8 @@ class BusGame(Game[BusParty]):
     ) -> None:
         wanted = self.wanted(place, types, kind, who, across, queue)
         joining = [wanted]
-        if wanted.queue is not None:  # a queue of one shares nothing
+        if queue is not None:  # a queue of one shares nothing, and one alone is not mixed up with another
+            joining.append(self.wanted(place, types, kind, who, across, 1 - queue))
             joining.append(Wanted(1 - place if place < 2 else place, wanted.types, wanted.actors, wanted.queue, across))
         self.publish(other, [self.event(who, "Happened")], joining=joining)
 

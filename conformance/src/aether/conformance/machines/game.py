@@ -106,8 +106,14 @@ class Game(RuleBasedStateMachine, Generic[PartyT]):
         answers = []
         for party in self.parties:
             self._asked = party.name
-            answers.append(await answered(call(party), self._match.bench.deadline))
+            answers.append(await answered(call(party), self._patience(party)))
         return answers
+
+    def _patience(self, party: PartyT) -> float:
+        """How long a party may take. A reference is not hurried by a candidate that promises to be quick."""
+        deadline = self._match.bench.deadline
+        own = party.server.harness.deadline * party.server.time_factor
+        return deadline if party is self.candidate else max(deadline, own)
 
     def _lose(self, what: str, expected: Answer, found: Answer, *, by: str) -> Lost:
         lines = self._transcript.lines

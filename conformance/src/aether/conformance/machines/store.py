@@ -28,6 +28,7 @@ class StoreGame(Following, Keeping):
 
     def look(self) -> None:
         self._look_at_subscriptions()
+        self.read(1, self.name(0), limit=2, reverse=True)
         for place in (0, 1, 0):  # what one handle has learned, another has changed
             self.append_some([(place, 0, (1, 1), 1, 0)])
         for number, name in enumerate(self.names):
