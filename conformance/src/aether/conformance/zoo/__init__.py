@@ -6,8 +6,8 @@ which replaces one function of it for the duration of a session (`breaks`).
 
 `caught_by` names the case that has to notice, or several of them. `needs_server = True` says that it takes a server
 which can be restarted, stopped or shared with other processes: such a mutant is run over the reference.
-`found_by` names tests of the core's elections, in virtual time, of which each has to notice. A
-machine has to notice a mutant, too, unless `unseen` says why none can: a race, a fault or a limit is what it takes.
+`found_by` names tests of the core's elections, in virtual time, of which each has to notice. A machine has
+to notice a mutant of a driver, too, unless `unseen` says why none can: a race, a fault or a limit is what it takes.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def caught_by(mutant: Mutant) -> tuple[str, ...]:
 
 def unseen(mutant: DriverMutant) -> str:
     """Why no machine can notice this mutant; empty if one has to."""
-    return str(getattr(mutant, "unseen", ""))
+    return "it takes a server" if getattr(mutant, "needs_server", False) else str(getattr(mutant, "unseen", ""))
 
 
 @contextmanager
