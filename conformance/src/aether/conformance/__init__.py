@@ -18,7 +18,7 @@ def conformance(harness: type[Harness]) -> type:
     """Make a pytest class that runs every case of the suite against a harness. Name it `Test…`."""
     from aether.conformance.pytest_class import make_class
 
-    return make_class(lambda _: harness())
+    return make_class(lambda _: harness)
 
 
 __all__ = ["Fault", "Faults", "Harness", "UrlHarness", "conformance"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from aether.conformance.pytest_class import make_class
 from aether.conformance.targets import find_harness
 
 
-def _named(config: pytest.Config) -> Harness:
+def _named(config: pytest.Config) -> Callable[[], Harness]:
     target: Any = config.getoption("--aether-target")
     return find_harness(target)
 

@@ -1,101 +1,131 @@
-"""Runs the suite for `aether-conformance run`: pytest, without the settings and plugins that happen to be there."""
+"""Runs the suite for `aether-conformance run`: pytest, without the settings and plugins that happen to be there.
+
+pytest runs in a process of its own. Whatever a backend does to that process, this one reports: it reads the journal
+that the plugin writes.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import random
+import shlex
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import Any
 
-import pytest
-
-from aether.conformance.plugin import REPORTS
-from aether.conformance.rules import all_cases
-from aether.conformance.targets import find_harness
+from aether.conformance.report import Report, folder, reports, table, write
+from aether.conformance.supervisor import run_alone
 from aether.conformance.violations import SuiteError
-
-if TYPE_CHECKING:
-    from aether.conformance.report import Report
-
-_ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+from aether.core.url import redact
 
 _HERE = Path(__file__).parent
 
-
-class _Keeper:
-    """Keeps what came of a run of pytest beyond its end."""
-
-    def __init__(self) -> None:
-        self.reports: list[Report] = []
-        self.interrupted = False
-
-    def pytest_keyboard_interrupt(self) -> None:
-        self.interrupted = True
-
-    def pytest_unconfigure(self, config: pytest.Config) -> None:
-        self.reports = config.stash.get(REPORTS, [])
+_OUTSIDE = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTHONWARNINGS")
+"""What changes pytest from outside: it must not change a verdict."""
 
 
-def run(options: Namespace) -> Report:
-    """Run the cases that were asked for and return the report.
+def run(options: Namespace) -> int:
+    """Run the cases that were asked for, show and write the report, and return the exit code.
 
     Raises `SuiteError` when there is none, and `KeyboardInterrupt` when the run was interrupted.
     """
-    find_harness(options.target)  # says what is wrong with it before anything is started
-    if not any(options.keyword in case_id for case_id in all_cases()):
-        raise SuiteError(f"no case contains {options.keyword!r}; `aether-conformance rules` lists them")
-    keeper = _Keeper()
-    with _alone():
-        pytest.main(_arguments(options), plugins=[keeper])
-    if keeper.interrupted:
+    if options.workers and find_spec("xdist") is None:
+        raise SuiteError("-n needs pytest-xdist, which is not installed; pip install pytest-xdist")
+    if options.deep and options.seed is None:
+        options.seed = random.SystemRandom().randrange(1 << 32)
+    with TemporaryDirectory(prefix="aether-conformance-") as directory:
+        journal = Path(directory, "journal")
+        journal.touch()
+        try:
+            code = run_alone(_pytest(options, journal), _environment(), is_done=lambda: _is_closed(journal))
+        except KeyboardInterrupt:
+            _report(options, [*_entries(journal), {"what": "interrupted"}], 0)
+            raise
+        entries = list(_entries(journal))
+    report = _report(options, entries, code)
+    if report is None:
+        raise SuiteError(_why_nothing(options, code))
+    if any(entry["what"] == "interrupted" for entry in entries):
         raise KeyboardInterrupt
-    if not keeper.reports:
-        raise SuiteError("no case was run; read what pytest says above")
-    return keeper.reports[0]
+    return report.exit_code
 
 
-def _arguments(options: Namespace) -> list[str]:
-    arguments = ["-c", str(_HERE / "suite.ini"), "--rootdir", str(Path.cwd()), str(_HERE / "certify.py")]
-    arguments += ["--import-mode=importlib", "-q", "--no-header", "-rN", "--disable-warnings"]
-    arguments += ["-p", "aether-conformance", f"--aether-target={options.target}"]
-    arguments += [f"--aether-select={options.keyword}", f"--aether-time-factor={options.time_factor}"]
+def _report(options: Namespace, entries: list[dict[str, Any]], code: int) -> Report | None:
+    made = reports(entries, command=_repeated(options), died=_death(code))
+    if not made:
+        return None
+    print(f"\n{table(made[0])}")
     if options.report is not None:
-        arguments.append(f"--aether-report={options.report}")
-    if options.seed is not None:
-        arguments.append(f"--aether-seed={options.seed}")
-    if options.deep:
-        arguments.append("--aether-deep")
-    if options.exit_first:
-        arguments.append("-x")
-    if options.last_failed:
-        arguments.append("--lf")
-    if options.workers:
-        _check_workers()
-        arguments += ["-p", "xdist", "-n", options.workers]
+        write(made[0], Path(options.report))
+        print(f"report: {Path(options.report, 'index.html')}")
+    return made[0]
+
+
+def _death(code: int) -> str:
+    if code < 0:
+        return f"the process that ran it was ended by {signal.Signals(-code).name}"
+    return "the process that ran it ended, or hung beyond the reach of exceptions; what it said is above"
+
+
+def _why_nothing(options: Namespace, code: int) -> str:
+    if code == 5 and options.keyword:
+        return f"no case matches {options.keyword!r}; `aether-conformance rules` lists them"
+    if code == 4:
+        return "nothing was run, for the reason above"
+    return f"pytest ended with {code} before a case began; what it said is above"
+
+
+# --- The journal ---
+
+
+def _entries(journal: Path) -> Iterator[dict[str, Any]]:
+    for line in journal.read_text("utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):  # a process that dies may leave half a line
+            yield json.loads(line)
+
+
+def _is_closed(journal: Path) -> bool:
+    return any(entry["what"] == "closed" for entry in _entries(journal))
+
+
+# --- pytest ---
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in _OUTSIDE}
+    return {**kept, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
+def _pytest(options: Namespace, journal: Path) -> list[str]:
+    arguments = [sys.executable, "-m", "pytest", str(_HERE / "certify.py"), "-c", str(_HERE / "suite.ini")]
+    arguments += ["--rootdir", str(Path.cwd()), "--noconftest", "--import-mode=importlib"]
+    # Each target has a memory of its own of what failed the last time.
+    arguments += ["-o", f"cache_dir={Path.cwd() / '.pytest_cache' / 'aether' / folder(redact(options.target))}"]
+    arguments += ["-q", "--no-header", "-rN", "--disable-warnings", "-p", "aether.conformance.plugin"]
+    arguments += [f"--aether-target={options.target}", f"--aether-journal={journal}"]
+    arguments += [f"--aether-time-factor={options.time_factor}"]
+    arguments += [f"-k={options.keyword}"] if options.keyword else []
+    arguments += ["--aether-deep"] if options.deep else []
+    arguments += [f"--aether-seed={options.seed}"] if options.seed is not None else []
+    arguments += ["-x"] if options.exit_first else []
+    arguments += ["--lf"] if options.last_failed else []
+    arguments += ["-p", "xdist", "-n", options.workers] if options.workers else []
     return arguments
 
 
-def _check_workers() -> None:
-    try:
-        import xdist  # noqa: F401
-    except ImportError as error:
-        raise SuiteError("-n needs pytest-xdist; pip install pytest-xdist") from error
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Settings from outside are put away, and back."""
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    os.environ.update(_ENVIRONMENT)
-    sys.stdout.flush()
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+def _repeated(options: Namespace) -> str:
+    """The command that repeats the run. What `--lf` chose is told by what was not run."""
+    words = ["aether-conformance", "run", redact(options.target) if "://" in options.target else options.target]
+    words += ["-k", options.keyword] if options.keyword else []
+    words += ["--time-factor", f"{options.time_factor:g}"] if options.time_factor != 1 else []
+    words += ["--deep"] if options.deep else []
+    words += ["--seed", str(options.seed)] if options.seed is not None else []
+    words += ["-x"] if options.exit_first else []
+    words += ["-n", options.workers] if options.workers else []
+    return shlex.join(words)

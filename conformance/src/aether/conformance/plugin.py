@@ -1,14 +1,16 @@
 """The pytest plugin: options, statuses of their own for cases that were not run, and the report.
 
 pytest loads it in every run of an environment that has the suite installed: it imports nothing but pytest until there
-is a result to report.
+is something to report.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,17 +20,15 @@ if TYPE_CHECKING:
     from aether.conformance.report import Report
 
 PROPERTY = "aether-conformance"
-"""The name under which the report of a test carries what came of its case."""
+"""The name under which the report of a test carries its case, and what came of it."""
+
+RECOGNISED = "__aether_conformance__"
+"""The attribute that tells a class of the suite from others."""
 
 LAST_WORDS = pytest.StashKey[TextIO]()
 """Where the watchdog writes: stderr as it was before pytest captured it."""
 
-REPORTS = pytest.StashKey["list[Report]"]()
-"""The reports of the run, once its summary has been shown."""
-
-_RESULTS = pytest.StashKey["dict[str, list[dict[str, Any]]]"]()
-"""What came of the cases, by target."""
-
+_COLLECTOR = pytest.StashKey["Collector"]()
 _NOT_RUN = {"not-claimed": "c", "not-testable": "t"}
 
 
@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("aether-conformance")
     group.addoption(
         "--aether-time-factor",
-        type=float,
+        type=_positive,
         default=1.0,
         metavar="F",
         help="multiply every bound and lease of the conformance suite, on slow machines",
@@ -45,41 +45,63 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--aether-deep", action="store_true", help="let the machines play ten times as long, at random")
     group.addoption("--aether-seed", type=int, metavar="N", help="play the games of a seed that was printed before")
     group.addoption("--aether-target", help=argparse.SUPPRESS)  # of the command, as the next one
-    group.addoption("--aether-select", default="", help=argparse.SUPPRESS)
+    group.addoption("--aether-journal", help=argparse.SUPPRESS)
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no factor; give a number above 0")
+    return number
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_RESULTS] = {}
     config.stash[LAST_WORDS] = os.fdopen(os.dup(2), "w")
     # A worker gets the options of the process that started it, so all play the same games.
     if config.getoption("--aether-deep") and config.getoption("--aether-seed") is None:
         config.option.aether_seed = random.SystemRandom().randrange(1 << 32)
     # pytest's expressions know no "#", so `-k 'store.append.conflict#below'` looks for the name that is added below.
     config.option.keyword = str(config.getoption("keyword")).replace("#", "/")
+    if not hasattr(config, "workerinput"):
+        _check_target(config)
+        collector = Collector(config.getoption("--aether-journal"))
+        config.stash[_COLLECTOR] = collector
+        config.pluginmanager.register(collector)
+
+
+def _check_target(config: pytest.Config) -> None:
+    """Say what is wrong with the command's target once, before anything is started."""
+    target: Any = config.getoption("--aether-target")
+    if target is None:
+        return
+    from aether.conformance.targets import find_harness
+    from aether.conformance.violations import SuiteError
+    from aether.conformance.watchdog import Stuck, watchdog
+
+    seconds: Any = config.getoption("--aether-time-factor") * _IMPORT_SECONDS
+    try:
+        with watchdog(seconds, last_words=config.stash[LAST_WORDS]):
+            find_harness(target)
+    except (SuiteError, Stuck) as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+_IMPORT_SECONDS = 60.0  # that the module of a harness may take to import
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[LAST_WORDS].close()
+    if _COLLECTOR in config.stash:
+        config.stash[_COLLECTOR].close()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let a case be selected by its whole id."""
-    item.extra_keyword_matches.add(_case_id(item).replace("#", "/"))
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what the command was not asked for."""
-    wanted: Any = config.getoption("--aether-select")
-    if not wanted:
-        return
-    left_out = [item for item in items if wanted not in _case_id(item)]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if wanted in _case_id(item)]
-
-
-def _case_id(item: pytest.Item) -> str:
+    """Let the reports of a case say that they are of one, and let it be selected by its whole id."""
     callspec: Any = getattr(item, "callspec", None)
-    return str(getattr(callspec.params.get("case"), "id", "")) if callspec else ""
+    if callspec and getattr(getattr(item, "cls", None), RECOGNISED, False):
+        case_id = callspec.params["case"].id
+        item.user_properties.append((PROPERTY, {"case": case_id}))
+        item.extra_keyword_matches.add(case_id.replace("#", "/"))
 
 
 # --- Results ---
@@ -87,30 +109,64 @@ def _case_id(item: pytest.Item) -> str:
 
 def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, str] | None:
     """Count a case that was not run as what it is, never as passed."""
-    status = _outcome(report).get("status", "")
-    if report.when == "call" and status in _NOT_RUN:
+    said = _said(report)
+    status = said.get("status", "")
+    if report.when != "call" or not report.passed:
+        return None
+    if status in _NOT_RUN:
         return status, _NOT_RUN[status], status.upper()
+    if status not in ("", "pass"):
+        return "provisional", "p", "PROVISIONAL"
     return None
 
 
-class _Collector:
-    """Hears of every test, also of those that ran in a worker."""
+class Collector:
+    """Hears of every test, also of those that ran in a worker, and keeps a journal of the cases among them."""
 
-    def __init__(self, results: dict[str, list[dict[str, Any]]]) -> None:
-        self._results = results
+    def __init__(self, journal: object) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self.reports: list[tuple[Report, Path | None]] = []
+        self._classes: set[str] = set()
+        self._file = Path(str(journal)).open("a", encoding="utf-8") if journal else None  # noqa: SIM115  (see close)
+
+    @property
+    def has_journal(self) -> bool:
+        """Whether another process reports."""
+        return self._file is not None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        outcome = _outcome(report)
-        if report.when == "call" and outcome:
-            self._results.setdefault(outcome["session"]["target"], []).append(outcome)
+        of = report.nodeid.rpartition("::")[0]
+        said = _said(report)
+        if said:
+            self._classes.add(of)
+        elif of not in self._classes:
+            return
+        if report.when == "setup" and report.passed:
+            self._keep({"what": "began", "of": of, **said})
+        elif report.when == "call" and "status" in said:
+            self._keep({"what": "ended", "of": of, **said})
+        elif report.when in ("setup", "call", "teardown") and report.failed:
+            self._keep({"what": "error", "of": of, "text": report.longreprtext, **said.get("session", {})})
+
+    def pytest_keyboard_interrupt(self) -> None:
+        self._keep({"what": "interrupted"})
+
+    def close(self) -> None:
+        """Say that nothing comes any more."""
+        self._keep({"what": "closed"})
+        if self._file is not None:
+            self._file.close()
+
+    def _keep(self, entry: dict[str, Any]) -> None:
+        self.entries.append(entry)
+        if self._file is not None:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    session.config.pluginmanager.register(_Collector(session.config.stash[_RESULTS]))
-
-
-def _outcome(report: pytest.CollectReport | pytest.TestReport) -> dict[str, Any]:
-    for name, value in report.user_properties if isinstance(report, pytest.TestReport) else ():
+def _said(report: pytest.CollectReport | pytest.TestReport) -> dict[str, Any]:
+    properties = report.user_properties if isinstance(report, pytest.TestReport) else []
+    for name, value in reversed(properties):
         if name == PROPERTY and isinstance(value, dict):
             return value
     return {}
@@ -119,33 +175,37 @@ def _outcome(report: pytest.CollectReport | pytest.TestReport) -> dict[str, Any]
 # --- The report ---
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the report of each class."""
+    collector = session.config.stash.get(_COLLECTOR, None)
+    if collector is None or collector.has_journal or not collector.entries:
+        return
+    from aether.conformance.report import folder, reports, write
+
+    directory: Any = session.config.getoption("--aether-report")
+    made = reports(collector.entries, command=_command(session.config))
+    for report in made:
+        place = Path(directory) / (folder(report.backend.target) if len(made) > 1 else "") if directory else None
+        if place is not None:
+            write(report, place)
+        collector.reports.append((report, place))
+
+
+def _command(config: pytest.Config) -> str:
+    from aether.core.url import redact
+
+    arguments = [redact(each) if "://" in each else each for each in config.invocation_params.args]
+    return shlex.join(["pytest", *arguments])
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Show the verdict of each class, and what was not run; write the reports."""
-    results = config.stash[_RESULTS]
-    for target, outcomes in results.items():
-        try:
-            from aether.conformance.report import Report, made, table, write
-        except ImportError:
-            for o in outcomes:
-                if o["status"] in _NOT_RUN:
-                    terminalreporter.write_line(f"{o['status'].upper()} {o['case']} ({o['text']})")
-            continue
+    """Show the verdict of each class, and what was not run."""
+    collector = config.stash.get(_COLLECTOR, None)
+    for report, place in collector.reports if collector else ():
+        from aether.conformance.report import table
 
-        report: Report = made(outcomes, command=_command(config, target))
-        config.stash.setdefault(REPORTS, []).append(report)
-        terminalreporter.section(f"conformance of {target}")
+        terminalreporter.section(f"conformance of {report.backend.target}")
         terminalreporter.write(table(report) + "\n")
-        if directory := config.getoption("--aether-report"):
-            folder = Path(str(directory))
-            written = write(report, folder if len(results) == 1 else folder / _folder(target))
-            terminalreporter.write_line(f"report: {written[0].parent}")
-
-
-def _folder(target: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in target).strip("-")
-
-
-def _command(config: pytest.Config, target: str) -> str:
-    if config.getoption("--aether-target"):
-        return f"aether-conformance run {target}"
-    return "pytest " + " ".join(config.invocation_params.args) if config.invocation_params.args else "pytest"
+        if place is not None:
+            terminalreporter.write_line(f"report: {place / 'index.html'}")

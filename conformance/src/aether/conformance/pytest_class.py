@@ -8,30 +8,32 @@ from typing import Any
 import pytest
 
 from aether.conformance.harness import Harness
-from aether.conformance.plugin import LAST_WORDS, PROPERTY
+from aether.conformance.plugin import LAST_WORDS, PROPERTY, RECOGNISED
 from aether.conformance.rules import Case, all_cases
 from aether.conformance.runner import Result, Session, Status
 from aether.conformance.violations import SuiteError
 
 
 class NoSession:
-    """Stands for a session that did not start: no case was run."""
+    """Stands for a session that did not start: no case is run."""
 
-    def __init__(self, harness: Harness, error: SuiteError) -> None:
-        self._harness = harness
-        self._text = str(error)
+    def __init__(self, target: str, error: str) -> None:
+        self._target = target
+        self._error = error
+        self._told = False
 
-    def run(self, case: Case) -> Result:
-        """The reason, once; then that it was told."""
-        text, self._text = self._text, "the harness did not start, as said above"
-        return Result(case, Status.SUITE_ERROR, text)
+    def settle(self, case: Case) -> Result:
+        """The reason, once; after that the cases are not run."""
+        status = Status.NOT_RUN if self._told else Status.SUITE_ERROR
+        self._told = True
+        return Result(case, status, self._error)
 
     def facts(self) -> dict[str, Any]:
         """What is known without a server."""
-        return {"target": self._harness.target}
+        return {"target": self._target, "error": self._error}
 
 
-def make_class(harness: Callable[[pytest.Config], Harness]) -> type:
+def make_class(harness: Callable[[pytest.Config], Callable[[], Harness]]) -> type:
     """A class for a test module, over the harness that is made in each process that runs tests of it.
 
     Its test is a plain function, so no async plugin is needed, and `-k`, `--lf`, `-x` and `-n` work as usual. There is
@@ -42,39 +44,45 @@ def make_class(harness: Callable[[pytest.Config], Harness]) -> type:
         @pytest.fixture(scope="class")
         @classmethod
         def session(cls, request: pytest.FixtureRequest) -> Iterator[Session | NoSession]:
-            made = harness(request.config)
-            try:
-                session = _session(made, request.config).__enter__()
-            except SuiteError as error:
-                yield NoSession(made, error)
-                return
-            try:
-                yield session
-            finally:
-                session.__exit__(None, None, None)
+            session = _started(harness(request.config), request.config)
+            yield session
+            if isinstance(session, Session):
+                try:
+                    session.__exit__(None, None, None)
+                except SuiteError as error:
+                    pytest.fail(str(error), pytrace=False)
 
         @pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in all_cases().values()])
         def test(
             self,
             case: Case,
             session: Session | NoSession,
-            request: pytest.FixtureRequest,
             record_property: Callable[[str, object], None],
         ) -> None:
-            result = session.run(case)
-            if isinstance(session, NoSession) and request.config.getoption("--aether-target"):
-                request.session.shouldstop = "the harness did not start"
+            result = session.settle(case)
             record_property(PROPERTY, _described(result, session.facts()))
-            if result.status in (Status.FAIL, Status.SUITE_ERROR):
+            if result.status is Status.NOT_RUN:
+                pytest.skip("the harness did not start, as another test says")
+            if result.status in (Status.FAIL, Status.SUITE_ERROR) and not case.provisional:
                 pytest.fail(result.text, pytrace=False)
 
+    setattr(Conformance, RECOGNISED, True)
     return Conformance
 
 
-def _session(harness: Harness, config: pytest.Config) -> Session:
+def _started(make: Callable[[], Harness], config: pytest.Config) -> Session | NoSession:
     factor: Any = config.getoption("--aether-time-factor")
     seed: Any = config.getoption("--aether-seed")
-    return Session(harness, time_factor=factor, seed=seed, last_words=config.stash.get(LAST_WORDS, None))
+    try:
+        made = make()
+    except Exception as error:  # noqa: BLE001  (it is an author's code)
+        name = getattr(make, "__qualname__", repr(make))
+        return NoSession(name, f"the harness {name} cannot be made: {type(error).__name__}: {error}")
+    session = Session(made, time_factor=factor, seed=seed, last_words=config.stash.get(LAST_WORDS, None))
+    try:
+        return session.__enter__()
+    except SuiteError as error:
+        return NoSession(made.target, str(error))
 
 
 def _described(result: Result, facts: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +91,7 @@ def _described(result: Result, facts: dict[str, Any]) -> dict[str, Any]:
         "case": result.case.id,
         "status": str(result.status),
         "text": result.text,
-        "seconds": result.seconds,
+        "seconds": round(result.seconds, 4),
+        "provisional": result.case.provisional,
         "session": facts,
     }

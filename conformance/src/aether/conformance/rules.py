@@ -75,6 +75,16 @@ class Case:
         return self.play is not None
 
     @property
+    def conditions(self) -> str:
+        """What it takes to run the case, in words; empty if nothing."""
+        parts = [f"needs {feature}" for feature in sorted(self.needs)]
+        parts += [f"without {self.lacks}"] if self.lacks else []
+        parts += [f"durability {self.durability.name} and above"] if self.durability else []
+        parts += [f"fault: {fault}" for fault in sorted(self.faults)]
+        parts += ["several processes"] if self.processes else []
+        return ", ".join(parts)
+
+    @property
     def profile(self) -> Profile:
         """What the case counts for."""
         if self.rule.startswith("election."):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from aether.conformance.context import Context, Server
 from aether.conformance.harness import Harness
+from aether.conformance.redaction import without_secrets
 from aether.conformance.rules import Case, Play
 from aether.conformance.violations import SuiteError, Violation
 from aether.conformance.watchdog import GRACE, Stuck, watchdog
@@ -44,11 +46,12 @@ _STRAGGLER_SECONDS = 2.0
 
 
 class Status(StrEnum):
-    """What came of a case; the worst one of a rule counts."""
+    """What came of a case, from the best to the worst; the worst one of a rule counts."""
 
     PASS = "pass"  # noqa: S105  (not a password)
     NOT_CLAIMED = "not-claimed"
     NOT_TESTABLE = "not-testable"
+    NOT_RUN = "not-run"
     FAIL = "FAIL"
     SUITE_ERROR = "suite-error"
 
@@ -90,12 +93,13 @@ class Session:
     def __enter__(self) -> Self:
         self._runner.__enter__()
         try:
-            with self._watched(_START_SECONDS + self._case_seconds):
+            with self._watched(self._start_seconds + self._case_seconds):
                 self._server = self._runner.run(self._start())
         except BaseException as error:
-            self._stop()
-            if isinstance(error, Stuck):
-                raise SuiteError(f"the harness {self._harness.target} did not start: {error}") from error
+            with suppress(SuiteError):  # why it did not start says more
+                self._stop()
+            if isinstance(error, (Stuck, SystemExit)):
+                raise SuiteError(f"the harness {self._harness.target} did not start: {_described(error)}") from error
             raise
         return self
 
@@ -113,7 +117,7 @@ class Session:
 
     async def _start(self) -> Server:
         asyncio.get_running_loop().set_exception_handler(self._complain)
-        doing, bound = "start", asyncio.timeout(_START_SECONDS * self._time_factor)
+        url, doing, bound = "", "start", asyncio.timeout(self._start_seconds)
         try:
             async with bound:
                 url = await self._harness.start()
@@ -123,39 +127,54 @@ class Session:
                 await server.probe(_fresh_namespace())
         except Exception as error:
             reason = "it hangs" if isinstance(error, TimeoutError) and bound.expired() else _described(error)
-            raise SuiteError(f"the harness {self._harness.target} did not {doing}: {reason}") from error
+            text = f"the harness {self._harness.target} did not {doing}: {reason}"
+            raise SuiteError(without_secrets(text, url)) from error
         return server
 
     def _stop(self) -> None:
         """Stop the server, and end the event loop whatever a backend has left in it."""
         try:
-            with self._watched(_START_SECONDS):
+            with self._watched(self._start_seconds):
                 self._runner.run(self._stop_servers())
+        except (Stuck, SystemExit) as error:
+            raise SuiteError(f"the harness {self._harness.target} did not stop: {_described(error)}") from error
         finally:
-            with suppress(Stuck), self._watched(_STRAGGLER_SECONDS, grace=_STRAGGLER_SECONDS):
+            with suppress(Stuck), self._watched(0.0, grace=_STRAGGLER_SECONDS):
                 self._runner.close()
 
     async def _stop_servers(self) -> None:
+        bound = asyncio.timeout(self._start_seconds)
         try:
-            await self._beside.aclose()
-        finally:
-            await self._harness.stop()
+            async with bound, AsyncExitStack() as last:
+                last.push_async_callback(self._harness.stop)
+                await self._beside.aclose()
+        except Exception as error:
+            reason = "it hangs" if isinstance(error, TimeoutError) and bound.expired() else _described(error)
+            raise SuiteError(f"the harness {self._harness.target} did not stop: {reason}") from error
 
     def _complain(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         self._complaints.append(context["message"] + (f" ({_described(error)})" if error else ""))
 
     def _watched(self, seconds: float, *, grace: float = GRACE) -> AbstractContextManager[None]:
-        return watchdog(seconds * self._time_factor, grace=grace, last_words=self._last_words)
+        """A watchdog that sleeps for so many seconds, and then for its grace, before it barks."""
+        grace *= self._time_factor
+        return watchdog(seconds + grace, grace=grace, last_words=self._last_words)
+
+    @property
+    def _start_seconds(self) -> float:
+        return _START_SECONDS * self._time_factor
 
     def facts(self) -> dict[str, Any]:
         """What the server is and claims, for a report, as plain values and without secrets."""
         server = self.server
         url = server.backend_url()
+        backend = self._registry.backend(url.scheme)
         return {
             "target": self._harness.target,
             "scheme": url.scheme,
-            "backend": self._registry.backend(url.scheme).source,
+            "distribution": backend.info.name,
+            "source": backend.source,
             "server": self._harness.server,
             "features": sorted(str(feature) for feature in server.features),
             "durability": server.durability.name,
@@ -175,13 +194,25 @@ class Session:
             if case.play is not None:
                 status, text = self._judge_machine(case, case.play)
             else:
-                with watchdog(self._case_seconds + GRACE, last_words=self._last_words):
+                with self._watched(self._case_seconds):
                     status, text = self._runner.run(self._judge(case, self.server))
-        except Stuck:
-            bound = f"{self._case_seconds + GRACE:g} s"
+        except Stuck as error:
             found = "it hangs, and cannot be cancelled either"
-            status, text = Status.FAIL, self._failure(case, f"the case to end within {bound}", found)
+            text = self._failure(case, f"the case to end within {self._case_seconds:g} s", found, _frames(error))
+            status = Status.FAIL
+        except (SystemExit, asyncio.CancelledError) as error:
+            status, text = Status.FAIL, self._failure(case, "no error", _described(error), _frames(error))
         return Result(case, status, text, time.monotonic() - begin)
+
+    def settle(self, case: Case) -> Result:
+        """Run a case, and once more if it fails at once, to say whether the answers differ. It fails all the same."""
+        result = self.run(case)
+        if result.status is not Status.FAIL or result.seconds > self._harness.deadline * self._time_factor:
+            return result
+        if self.run(case).status is not Status.PASS:
+            return result
+        told = "it passed when it was repeated: the answers differ between two runs of the same calls"
+        return replace(result, text=f"{result.text}\n  {'remark':<9} {told}")
 
     @property
     def _case_seconds(self) -> float:
@@ -205,12 +236,12 @@ class Session:
         from aether.conformance.machines.bench import Bench
 
         if not self._references:
-            with self._watched(_START_SECONDS + self._case_seconds):
+            with self._watched(self._start_seconds + self._case_seconds):
                 self._references = self._runner.run(self._start_references())
         games = _GAMES if self._seed is None else _DEEP_GAMES
         return Bench(
             run=self._runner.run,
-            watched=lambda: watchdog(self._case_seconds + GRACE, last_words=self._last_words),
+            watched=lambda: self._watched(self._case_seconds),
             candidate=self.server,
             references=self._references,
             deadline=self._harness.deadline * self._time_factor,
@@ -242,8 +273,11 @@ class Session:
         except SuiteError as error:
             return Status.SUITE_ERROR, self._failure(case, "the suite and its harness to work", str(error))
         except Exception as error:  # noqa: BLE001  (whatever a backend raises is a finding)
+            ends = f"the case to end within {seconds:g} s"
             if isinstance(error, TimeoutError) and bound.expired():
-                return Status.FAIL, self._failure(case, f"the case to end within {seconds:g} s", "it hangs")
+                return Status.FAIL, self._failure(case, ends, "it hangs")
+            if isinstance(error, Stuck):
+                return Status.FAIL, self._failure(case, ends, "it blocks the event loop", _frames(error))
             return Status.FAIL, self._failure(case, "no error", _described(error), _frames(error))
         finally:
             await _end(asyncio.all_tasks() - before)
@@ -260,13 +294,14 @@ class Session:
             raise Violation(expected="no complaint of the event loop", found="; ".join(self._complaints))
 
     def _failure(self, case: Case, expected: str, found: str, frames: str = "") -> str:
-        again = f"aether-conformance run {self._harness.target} -k '{case.id}'"
+        again = f"aether-conformance run {shlex.quote(self._harness.target)} -k '{case.id}'"
         if case.machine and self._seed is not None:
             again += f" --seed {self._seed}"
         rows = [("rule", case.sentence), ("expected", expected), ("found", found), ("again", again)]
         if frames:
             rows.append(("where", frames))
-        return "\n".join([case.id, *(f"  {name:<9} {_indented(text)}" for name, text in rows)])
+        told = "\n".join([case.id, *(f"  {name:<9} {_indented(text)}" for name, text in rows)])
+        return without_secrets(told, self.server.url)
 
 
 def _not_run(case: Case, server: Server) -> tuple[Status, str] | None:
@@ -317,28 +352,3 @@ def _frames(error: BaseException) -> str:
 
 def _indented(text: str) -> str:
     return text.strip().replace("\n", "\n            ")
-
-
-# --- A whole run ---
-
-
-def summary(results: Sequence[Result], *, deselected: int = 0) -> str:
-    """One line with counts, then what was not run, by name."""
-    counts = {status: sum(result.status == status for result in results) for status in Status}
-    shown = [f"{count} {status}" for status, count in counts.items() if count or status in (Status.PASS, Status.FAIL)]
-    if deselected:
-        shown.append(f"{deselected} deselected")
-    lines = [" · ".join(shown)]
-    for status in (Status.NOT_CLAIMED, Status.NOT_TESTABLE):
-        lines += [f"{status}: {result.case.id} ({result.text})" for result in results if result.status == status]
-    return "\n".join(lines)
-
-
-def exit_code(results: Sequence[Result], *, deselected: int = 0) -> int:
-    """0 conformant, 1 violations, 3 the suite or its harness failed, 4 partial: something was not checked."""
-    found = {result.status for result in results}
-    if Status.SUITE_ERROR in found:
-        return 3
-    if Status.FAIL in found:
-        return 1
-    return 4 if deselected or Status.NOT_TESTABLE in found else 0

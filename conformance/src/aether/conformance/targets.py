@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 
@@ -15,8 +17,8 @@ GROUP = "aether.conformance"
 """The entry-point group in which installed backends name their harnesses."""
 
 
-def find_harness(target: str) -> Harness:
-    """The harness of a URL, of an installed backend's name, or of `module:Class`.
+def find_harness(target: str) -> Callable[[], Harness]:
+    """What makes the harness of a URL, of an installed backend's name, or of `module:Class`.
 
     Raises `SuiteError` with the reason when there is none.
     """
@@ -25,13 +27,13 @@ def find_harness(target: str) -> Harness:
     module, colon, name = target.partition(":")
     try:
         if colon:
-            return _made(getattr(import_module(module), name), target)
+            return _checked(getattr(import_module(module), name), target)
         points = entry_points(group=GROUP)
         if target in points.names:
-            return _made(points[target].load(), target)
-    except Exception as error:
-        if isinstance(error, SuiteError):
-            raise
+            return _checked(points[target].load(), target)
+    except SuiteError:
+        raise
+    except (Exception, SystemExit) as error:
         raise SuiteError(f"{target} cannot be loaded: {type(error).__name__}: {error}") from error
     installed = ", ".join(sorted(points.names)) or "none"
     raise SuiteError(
@@ -39,15 +41,15 @@ def find_harness(target: str) -> Harness:
     )
 
 
-def _of_url(url: str) -> Harness:
+def _of_url(url: str) -> Callable[[], Harness]:
     try:
         default_registry().backend(BackendURL(url).scheme)
     except AetherError as error:
         raise SuiteError(str(error)) from error
-    return UrlHarness(url)
+    return partial(UrlHarness, url)
 
 
-def _made(kind: object, target: str) -> Harness:
+def _checked(kind: object, target: str) -> type[Harness]:
     if not (isinstance(kind, type) and issubclass(kind, Harness)):
         raise SuiteError(f"{target} is not a class derived from aether.conformance.Harness")
-    return kind()
+    return kind

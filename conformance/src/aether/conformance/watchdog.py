@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -16,14 +17,11 @@ _BARKS = 3
 """After so many in vain the process ends: whatever runs is beyond the reach of Python's exceptions."""
 
 
+_AT_ONCE = 0.001  # seconds; 0 would switch a timer off
+
+
 class Stuck(Exception):
     """The event loop is blocked."""
-
-
-def interrupt_on_sigterm() -> None:
-    """End a run that is told to terminate as one that is interrupted: the server is stopped."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it otherwise
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 @contextmanager
@@ -40,6 +38,8 @@ def watchdog(seconds: float, *, grace: float = GRACE, last_words: TextIO | None 
     def bark(*_: object) -> None:
         raise Stuck(f"nothing else came to run for {seconds:g} s: something never yields to the event loop")
 
+    begin = time.monotonic()
+    timer = signal.getitimer(signal.ITIMER_REAL)  # somebody else's, pytest-timeout's for example
     before = signal.signal(signal.SIGALRM, bark)
     end = seconds + _BARKS * grace
     if last_words is None:
@@ -53,3 +53,5 @@ def watchdog(seconds: float, *, grace: float = GRACE, last_words: TextIO | None 
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGALRM, before)
+        if timer[0]:
+            signal.setitimer(signal.ITIMER_REAL, max(timer[0] - (time.monotonic() - begin), _AT_ONCE), timer[1])

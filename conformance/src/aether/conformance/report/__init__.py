@@ -1,0 +1,11 @@
+"""The report of a run: JSON first, and Markdown, one HTML page and badges made from it."""
+
+from __future__ import annotations
+
+from aether.conformance.report.files import folder, json_schema, read, write
+from aether.conformance.report.matrix import matrix
+from aether.conformance.report.model import SCHEMA, Report, reports
+from aether.conformance.report.text import table
+from aether.conformance.report.verdict import Verdict
+
+__all__ = ["SCHEMA", "Report", "Verdict", "folder", "json_schema", "matrix", "read", "reports", "table", "write"]
