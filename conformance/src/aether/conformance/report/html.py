@@ -49,10 +49,12 @@ def _chip(text: str) -> str:
 
 
 def _head(report: Report) -> str:
+    line = verdict_line(report).removeprefix(report.verdict).removeprefix(": ")
+    details = f"<p>{escape(line)}</p>\n" if line else ""
     return (
         f'<header class="{_class(report.verdict)}">\n<p class="kind">Aether conformance</p>\n'
         f"<h1>{escape(report.backend.title)}</h1>\n"
-        f'<p class="verdict">{escape(report.verdict)}</p>\n<p>{escape(verdict_line(report))}</p>\n'
+        f'<p class="verdict">{escape(report.verdict)}</p>\n{details}'
         f'<p class="facts">{escape(heading(report))} · {report.made:%Y-%m-%d %H:%M} UTC</p>\n</header>'
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from aether.conformance.report.model import CaseReport, Report
-from aether.conformance.report.text import failures, rows, skipped, verdict_line
+from aether.conformance.report.text import failures, rows, server_of, skipped, verdict_line
 
 
 def markdown(report: Report) -> str:
@@ -67,7 +67,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
     return [
         ("backend", backend.title),
         ("target", backend.target),
-        ("server", backend.server or "not known"),
+        ("server", server_of(backend)),
         ("features", ", ".join(backend.features) or "none"),
         ("durability", backend.durability or "not known"),
         ("faults of the harness", ", ".join(backend.faults) or "none"),

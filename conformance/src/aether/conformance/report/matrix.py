@@ -8,6 +8,7 @@ from pathlib import Path
 from aether.conformance.profiles import Profile
 from aether.conformance.report.markdown import grid
 from aether.conformance.report.model import Report
+from aether.conformance.report.text import server_of
 from aether.conformance.runner import Status
 from aether.conformance.violations import SuiteError
 
@@ -43,7 +44,7 @@ def _row(report: Report, link: str) -> list[str]:
     backend = report.backend
     return [
         f"[{backend.title}, {Path(link).parent.name}]({link})",
-        backend.server or "none" if backend.durability == "NONE" else backend.server or "not known",
+        server_of(backend),
         *(str(profile.verdict) for profile in report.profiles),
         str(counts[Status.PASS]),
         str(counts[Status.FAIL]),

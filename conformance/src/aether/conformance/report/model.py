@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -14,16 +14,16 @@ from aether.conformance.report.verdict import Verdict, exit_code, verdict_of, wo
 from aether.conformance.rules import Case, all_cases
 from aether.conformance.runner import Status
 
-SCHEMA = "aether-conformance/1"
+SCHEMA: Final = "aether-conformance/1"
 
 _SLOWEST = 10
 
 LIMITS = (
     "A report is about the cases of its suite, on the server and the settings that it names. It is no proof.",
-    "A killed process is not a power cut: `durability` is what the server says of its settings, and no case takes "
+    "A killed process is not a power cut: durability is what the server says of its settings, and no case takes "
     "its power away.",
     "Bytes that rot on a disk, clocks that lie and servers that mean harm are outside of what is checked.",
-    "Speed is measured by `bench/`, never here: a slow backend is conformant.",
+    "Speed is measured elsewhere, never here: a slow backend is conformant.",
 )
 """What a verdict does not say."""
 

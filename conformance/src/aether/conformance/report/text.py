@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from aether.conformance.report.model import CaseReport, Report
+from aether.conformance.report.model import Backend, CaseReport, Report
 from aether.conformance.runner import Status
 
 _ALWAYS = (Status.PASS, Status.FAIL)
 _SKIPPED = (Status.NOT_CLAIMED, Status.NOT_TESTABLE, Status.NOT_RUN)
 
-UNKNOWN_SERVER = "server not known"
-
 
 def heading(report: Report) -> str:
     """What was checked, with what."""
     setting, backend = report.setting, report.backend
-    server = backend.server or ("in the process" if backend.durability == "NONE" else UNKNOWN_SERVER)
-    parts = [backend.title, server, f"suite {setting.suite}", f"core {setting.core}", setting.python]
+    parts = [backend.title, server_of(backend), f"suite {setting.suite}", f"core {setting.core}", setting.python]
     return " · ".join(parts)
+
+
+def server_of(backend: Backend) -> str:
+    """What answers, as far as the harness says it."""
+    return backend.server or ("no server" if backend.durability == "NONE" else "server not known")
 
 
 def rows(report: Report) -> list[list[str]]:

@@ -1,0 +1,198 @@
+"""Whatever is wrong with a backend, the command ends, with the right verdict, and leaves no process behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aether.conformance.report import Report, Verdict, read
+
+HERE = Path(__file__).parent
+MODULE = "broken_backends"
+BOUND = 90.0  # of a run that is expected to end within a few seconds
+
+
+def command(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`aether-conformance run`, with bounds that are a tenth of the usual ones."""
+    words = [sys.executable, "-m", "aether.conformance", "run", *arguments]
+    path = os.pathsep.join([str(HERE), environment.pop("PYTHONPATH", "")])
+    return subprocess.run(
+        [*words, "--time-factor", "0.1", "--report", str(tmp_path / "report")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        check=False,
+    )
+
+
+def report(tmp_path: Path) -> Report:
+    return read(tmp_path / "report" / "report.json")
+
+
+CASE = "store.append.gapless"
+
+
+@pytest.mark.parametrize(
+    ("harness", "found"),
+    [
+        ("HangsInClose", "it hangs"),
+        ("HangsInACall", "it did not happen"),
+        ("BlocksTheLoop", "it blocks the event loop"),
+        ("SwallowsCancellation", "it hangs, and cannot be cancelled either"),
+        ("Exits", "SystemExit: I give up"),
+        ("KillsTheProcess", "the process that ran it ended"),
+        ("LeavesAThread", "it did not happen"),
+    ],
+)
+def test_backend_that_breaks_in_a_case_is_not_conformant(harness: str, found: str, tmp_path: Path) -> None:
+    done = command(tmp_path, f"{MODULE}:{harness}", "-k", CASE)
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"not conformant: {CASE}" in done.stdout
+    assert found in (tmp_path / "report" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("harness", "reason"),
+    [
+        ("CannotBeMade", "no licence"),
+        ("DoesNotStart", "did not start: RuntimeError: no such server"),
+        ("HangsInStart", "did not start: it hangs"),
+        ("BlocksInStart", "something never yields to the event loop"),
+        ("ExitsInStart", "bad configuration"),
+        ("HangsInOpen", "did not answer: it hangs"),
+        ("DoesNotStop", "did not stop: RuntimeError: it will not go"),
+        ("HangsInStop", "did not stop: it hangs"),
+        ("BlocksInStop", "something never yields to the event loop"),
+    ],
+)
+def test_harness_that_fails_gives_no_verdict(harness: str, reason: str, tmp_path: Path) -> None:
+    done = command(tmp_path, f"{MODULE}:{harness}", "-k", CASE)
+
+    assert done.returncode == 3, done.stdout + done.stderr
+    made = report(tmp_path)
+    assert {profile.verdict for profile in made.profiles} == {Verdict.NONE}
+    assert reason in " ".join(made.errors)
+
+
+def test_process_that_dies_before_a_case_gives_no_verdict(tmp_path: Path) -> None:
+    done = command(tmp_path, f"{MODULE}:DiesInStart", "-k", CASE)
+
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "no verdict: pytest ended with 7 before a case began" in done.stderr
+
+
+def test_backend_whose_answers_differ_fails_and_that_is_said(tmp_path: Path) -> None:
+    done = command(tmp_path, f"{MODULE}:Moody", "-k", "store.append.race")
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the answers differ between two runs of the same calls" in done.stdout
+
+
+def test_secrets_are_in_no_output(tmp_path: Path) -> None:
+    done = command(tmp_path, f"{MODULE}:TellsItsPassword", "-k", CASE)
+
+    assert done.returncode == 1
+    assert "cannot reach broken://" in done.stdout
+    written = [path.read_text() for path in (tmp_path / "report").iterdir()]
+    assert [text for text in (done.stdout, done.stderr, *written) if "hunter2" in text] == []
+
+
+def test_secrets_of_a_url_are_in_no_output(tmp_path: Path) -> None:
+    done = command(tmp_path, "nats://me:hunter2@127.0.0.1:9", "-k", CASE)  # nobody listens there
+
+    assert done.returncode == 3
+    written = [path.read_text() for path in (tmp_path / "report").iterdir()]
+    assert [text for text in (done.stdout, done.stderr, *written) if "hunter2" in text] == []
+
+
+@pytest.mark.parametrize("harness", ["LeavesItsServer", "LeavesItsServerAndDies"])
+def test_no_process_is_left(harness: str, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    command(tmp_path, f"{MODULE}:{harness}", "-k", CASE, BROKEN_PID=str(pid))
+
+    assert not _runs(int(pid.read_text()))
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process lives. A killed one that nobody has waited for is a zombie, and does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+# --- Plugins ---
+
+PLUGINS = {
+    "import": ("import not_installed_driver", "aether-odd 0.1 claims odd:// but odd_plugin does not import"),
+    "version": ("info = BackendInfo('aether-odd', spi=99)", "speaks backend interface 99"),
+    "nothing": ("info = None", "has no hook aether_backend that returns a BackendInfo"),
+    "no store": ("info = BackendInfo('aether-odd', spi=SPI_VERSION)", "has no store"),
+}
+
+PLUGIN = """
+from aether.core.hookspecs import hookimpl
+from aether.core.spi import SPI_VERSION, BackendInfo
+{broken}
+
+@hookimpl
+def aether_backend():
+    return info
+"""
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_broken_plugin_gives_no_verdict(name: str, tmp_path: Path) -> None:
+    broken, reason = PLUGINS[name]
+    (tmp_path / "odd_plugin.py").write_text(PLUGIN.format(broken=broken))
+    metadata = tmp_path / "aether_odd-0.1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: aether-odd\nVersion: 0.1\n")
+    (metadata / "entry_points.txt").write_text("[aether.backends]\nodd = odd_plugin\n")
+
+    done = command(tmp_path, "odd://here", "-k", CASE, PYTHONPATH=str(tmp_path))
+
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert reason in done.stdout + done.stderr
+
+
+# --- Signals and workers ---
+
+
+def test_interrupted_run_stops_its_server_and_gives_no_verdict(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "aether.conformance", "run", f"{MODULE}:LeavesItsServerAndHangs"]
+    with subprocess.Popen(
+        [*words, "-k", CASE],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(HERE), "BROKEN_PID": str(tmp_path / "pid")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        # The backend says on stderr that a case hangs now.
+        assert process.stderr is not None
+        while "hangs now" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=BOUND)
+
+    assert process.returncode == 130, out + err
+    assert "interrupted" in err
+    assert not _runs(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("harness", "code"), [("KillsTheProcess", 1), ("BlocksTheLoop", 1), ("DoesNotStart", 3), ("DoesNotStop", 3)]
+)
+def test_workers_change_no_verdict(harness: str, code: int, tmp_path: Path) -> None:
+    done = command(tmp_path, f"{MODULE}:{harness}", "-k", "store.append.gapless or store.append.empty", "-n", "2")
+
+    assert done.returncode == code, done.stdout + done.stderr
