@@ -5,10 +5,12 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	&& { command -v "$$python"; break; }; done)
 BIN := .venv/bin
 SET_UP := .venv/.set-up
+TARGETS := memory nats nats-cluster
+REPORTS = conformance/reports/$(shell $(BIN)/aether-conformance --version)
 SOURCES := packages/*/src conformance/src
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types conformance zoo torture bench performance fmt wheels requirements clean
+.PHONY: help setup demo test lint types conformance matrix zoo torture bench performance fmt wheels requirements clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +42,11 @@ types: setup  ## mypy and basedpyright, both strict
 
 conformance: setup  ## the conformance suite against every backend of this repository
 	$(BIN)/pytest conformance/tests
+
+matrix: setup  ## run the suite on every backend of this repository, keep the reports, and write docs/backends.md
+	@for target in $(TARGETS); do \
+		$(BIN)/aether-conformance run $$target --report $(REPORTS)/$$target; test $$? -ne 3 || exit 3; done
+	$(BIN)/aether-conformance matrix conformance/reports --output docs/backends.md
 
 zoo: setup  ## measure how many broken backends the machines alone find out; writes conformance/kill-rate.json
 	$(BIN)/python scripts/kill_rate.py

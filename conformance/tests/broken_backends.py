@@ -57,8 +57,8 @@ class Broken(StoreWrapper):
                 os._exit(0)
             case "thread":
                 await asyncio.to_thread(time.sleep, FOR_EVER)
-            case "moody" if next(_MOODS) % 2 == 0:
-                return 77  # and stores nothing
+            case "moody" if next(_MOODS) == 0:
+                raise RuntimeError("not today")
             case "secret":
                 raise RuntimeError("cannot reach broken://me:hunter2@there")
         return await super().append(writes, transaction=transaction)

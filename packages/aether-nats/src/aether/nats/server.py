@@ -183,6 +183,11 @@ class NatsServer:
         """Whether the process lives."""
         return self.pid is not None
 
+    @property
+    def version(self) -> str:
+        """What it says of itself; empty while it does not answer."""
+        return str(_read_info(self.port).get("version", ""))
+
     def __str__(self) -> str:
         return f"nats-server in {self.directory}"
 

@@ -20,6 +20,7 @@ class NatsHarness(Harness):
 
     async def start(self) -> str:
         await self._server.start()
+        self.server = f"nats-server {self._server.version}"
         return self._server.url
 
     async def stop(self) -> None:
@@ -52,6 +53,7 @@ class NatsClusterHarness(Harness):
 
     async def start(self) -> str:
         await self._cluster.start()
+        self.server = f"nats-server {self._cluster.servers[0].version}, cluster of {len(self._cluster.servers)}"
         return self._cluster.url
 
     async def stop(self) -> None:

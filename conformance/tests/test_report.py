@@ -1,0 +1,217 @@
+"""Reports: the worst status wins, nothing is left out, and every format says the same."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from aether.conformance.profiles import Profile
+from aether.conformance.report import Report, Verdict, json_schema, matrix, read, reports, table, write
+from aether.conformance.report import model as model_module
+from aether.conformance.rules import all_cases
+from aether.conformance.violations import SuiteError
+
+ROOT = Path(__file__).parents[2]
+CASES = all_cases()
+SESSION = {
+    "target": "mydb://***@host",
+    "distribution": "aether-mydb",
+    "source": "aether-mydb 2.3",
+    "scheme": "mydb",
+    "server": "mydb 7 <beta>",
+    "features": ["multi-actor"],
+    "durability": "HOST",
+    "faults": ["restart"],
+    "time_factor": 2.0,
+    "seed": 7,
+}
+
+
+def entry(case_id: str, status: str, text: str = "") -> dict[str, Any]:
+    ended = {"what": "ended", "of": "x::Test", "case": case_id, "status": status, "text": text, "seconds": 0.5}
+    return {**ended, "session": SESSION}
+
+
+def made(statuses: Mapping[str, str] = {}, *more: dict[str, Any], default: str = "pass") -> Report:  # noqa: B006
+    entries = [entry(case_id, statuses.get(case_id, default), f"text of {case_id}") for case_id in CASES]
+    (report,) = reports([*(each for each in entries if each["status"] != "left out"), *more], command="do it")
+    return report
+
+
+def of_profile(profile: Profile) -> list[str]:
+    return [case.id for case in CASES.values() if case.profile is profile]
+
+
+def verdicts(report: Report) -> dict[Profile, Verdict]:
+    return {profile.name: profile.verdict for profile in report.profiles}
+
+
+def test_everything_passed_is_conformant() -> None:
+    report = made()
+
+    assert (report.verdict, report.exit_code) == (Verdict.CONFORMANT, 0)
+    assert set(verdicts(report).values()) == {Verdict.CONFORMANT}
+    assert [case.id for case in report.cases] == sorted(CASES, key=[case.id for case in report.cases].index)
+    assert len(report.cases) == len(CASES)
+    assert len(report.slowest) == 10
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "code"),
+    [
+        ("not-claimed", Verdict.CONFORMANT, 0),
+        ("not-testable", Verdict.PARTIAL, 4),
+        ("left out", Verdict.PARTIAL, 4),
+        ("FAIL", Verdict.NOT_CONFORMANT, 1),
+        ("suite-error", Verdict.NONE, 3),
+    ],
+)
+def test_one_case_decides(status: str, verdict: Verdict, code: int) -> None:
+    report = made({of_profile(Profile.ORDERED)[3]: status})
+
+    assert (report.verdict, report.exit_code) == (verdict, code)
+    assert verdicts(report) == {profile: Verdict.CONFORMANT for profile in Profile} | {Profile.ORDERED: verdict}
+
+
+def test_worst_status_wins() -> None:
+    order = ["pass", "not-claimed", "not-testable", "left out", "FAIL", "suite-error"]
+    codes = [made(dict(zip(of_profile(Profile.CORE), order[:count], strict=False))).exit_code for count in range(1, 7)]
+
+    assert codes == [0, 0, 4, 4, 1, 3]
+
+
+def test_profile_of_which_nothing_is_claimed() -> None:
+    report = made(dict.fromkeys(of_profile(Profile.DURABLE), "not-claimed"))
+
+    assert verdicts(report)[Profile.DURABLE] is Verdict.NOT_CLAIMED
+    assert report.exit_code == 0
+
+
+def test_failed_harness_gives_no_verdict_on_anything() -> None:
+    report = made({}, {"what": "error", "of": "x::Test", "text": "it did not stop"})
+
+    assert set(verdicts(report).values()) == {Verdict.NONE}
+    assert (report.exit_code, report.errors) == (3, ["it did not stop"])
+
+
+def test_case_that_began_and_never_ended_failed() -> None:
+    lost = "store.append.race"
+    began = {"what": "began", "of": "x::Test", "case": lost}
+
+    report = made({lost: "left out"}, began)
+
+    assert report.exit_code == 1
+    assert "the process that ran it ended" in next(case.text for case in report.cases if case.id == lost)
+
+
+def test_interrupted_run_is_partial_and_blames_nobody() -> None:
+    lost = "store.append.race"
+    report = made({lost: "left out"}, {"what": "began", "of": "x::Test", "case": lost}, {"what": "interrupted"})
+
+    assert (report.exit_code, report.not_run) == (4, [lost])
+    assert "The run was interrupted." in report.remarks
+
+
+def test_case_that_was_repeated_counts_with_its_worst() -> None:
+    report = made({}, entry("store.append.race", "FAIL"), entry("store.append.race", "pass"))
+
+    assert report.exit_code == 1
+
+
+def test_provisional_case_is_reported_and_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    new = "store.append.race"
+    cases = {**CASES, new: replace(CASES[new], provisional=True, since="1.1")}
+    monkeypatch.setattr(model_module, "all_cases", lambda: cases)
+
+    report = made({new: "FAIL"})
+
+    assert report.exit_code == 0
+    assert f"{new} is new and not counted yet: FAIL." in report.remarks
+    assert sum(sum(profile.counts.values()) for profile in report.profiles) == len(CASES) - 1
+
+
+def test_rule_is_as_bad_as_its_worst_case() -> None:
+    report = made({"store.append.conflict#below": "FAIL"})
+
+    assert {rule.id: rule.status for rule in report.rules}["store.append.conflict"] == "FAIL"
+
+
+def test_files_say_the_same(tmp_path: Path) -> None:
+    bad = "store.append.conflict#below"
+    report = made({bad: "FAIL", "store.append.race": "not-testable"})
+    write(report, tmp_path / "deep" / "er")
+
+    directory = tmp_path / "deep" / "er"
+    assert read(directory / "report.json") == report
+    badge = json.loads((directory / "badge.json").read_text())
+    assert (badge["schemaVersion"], badge["message"]) == (1, "not conformant")
+    assert "not conformant" in "".join(ElementTree.parse(directory / "badge.svg").getroot().itertext())
+    for name in ("README.md", "index.html"):
+        page = (directory / name).read_text()
+        assert f"text of {bad}" in page
+        assert "aether-mydb 2.3" in page
+        assert "<beta>" not in page
+        assert [case_id for case_id in CASES if case_id not in page] == []
+
+
+def test_page_needs_nothing_else(tmp_path: Path) -> None:
+    write(made(), tmp_path)
+    page = (tmp_path / "index.html").read_text()
+
+    assert [word for word in ("http:", "https:", "src=", "@import", "url(") if word in page] == []
+
+
+def test_directory_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(SuiteError, match="cannot be written"):
+        write(made(), tmp_path / "file")
+
+
+def test_terminal_says_what_was_not_checked_and_why() -> None:
+    shown = table(made({"store.append.race": "not-testable"}))
+
+    assert "1 not-testable (text of store.append.race): store.append.race" in shown
+    assert shown.splitlines()[-1] == (
+        "partial: nothing failed, but not everything was checked (1 not-testable)"
+    )
+
+
+def test_schema_is_current() -> None:
+    published = (ROOT / "conformance" / "report.schema.json").read_text()
+
+    assert published == json_schema(), "run: aether-conformance schema > conformance/report.schema.json"
+
+
+def test_report_of_another_schema_is_refused(tmp_path: Path) -> None:
+    write(made(), tmp_path)
+    path = tmp_path / "report.json"
+    path.write_text(path.read_text().replace("aether-conformance/1", "aether-conformance/2"))
+
+    with pytest.raises(SuiteError, match="is no report of the schema aether-conformance/1"):
+        read(path)
+
+
+def test_matrix_has_a_row_for_each_report(tmp_path: Path) -> None:
+    write(made(), tmp_path / "reports" / "a")
+    write(made({"store.append.race": "FAIL"}), tmp_path / "reports" / "b")
+
+    page = matrix(tmp_path / "reports", seen_from=tmp_path / "docs")
+
+    assert "[aether-mydb 2.3, a](../reports/a/README.md)" in page
+    assert "| not conformant | conformant | conformant | conformant |" in page
+
+
+def test_matrix_of_nothing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SuiteError, match=r"no report\.json"):
+        matrix(tmp_path, seen_from=tmp_path)
+
+
+def test_backends_page_is_current() -> None:
+    page = (ROOT / "docs" / "backends.md").read_text()
+
+    assert page == matrix(ROOT / "conformance" / "reports", seen_from=ROOT / "docs"), "run: make matrix"
