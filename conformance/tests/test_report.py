@@ -36,7 +36,7 @@ def entry(case_id: str, status: str, text: str = "") -> dict[str, Any]:
     return {**ended, "session": SESSION}
 
 
-def made(statuses: Mapping[str, str] = {}, *more: dict[str, Any], default: str = "pass") -> Report:  # noqa: B006
+def made(statuses: Mapping[str, str] = {}, *more: dict[str, Any], default: str = "pass") -> Report:
     entries = [entry(case_id, statuses.get(case_id, default), f"text of {case_id}") for case_id in CASES]
     (report,) = reports([*(each for each in entries if each["status"] != "left out"), *more], command="do it")
     return report
@@ -74,7 +74,7 @@ def test_one_case_decides(status: str, verdict: Verdict, code: int) -> None:
     report = made({of_profile(Profile.ORDERED)[3]: status})
 
     assert (report.verdict, report.exit_code) == (verdict, code)
-    assert verdicts(report) == {profile: Verdict.CONFORMANT for profile in Profile} | {Profile.ORDERED: verdict}
+    assert verdicts(report) == dict.fromkeys(Profile, Verdict.CONFORMANT) | {Profile.ORDERED: verdict}
 
 
 def test_worst_status_wins() -> None:
@@ -176,9 +176,7 @@ def test_terminal_says_what_was_not_checked_and_why() -> None:
     shown = table(made({"store.append.race": "not-testable"}))
 
     assert "1 not-testable (text of store.append.race): store.append.race" in shown
-    assert shown.splitlines()[-1] == (
-        "partial: nothing failed, but not everything was checked (1 not-testable)"
-    )
+    assert shown.splitlines()[-1] == ("partial: nothing failed, but not everything was checked (1 not-testable)")
 
 
 def test_schema_is_current() -> None:
