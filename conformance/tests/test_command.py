@@ -1,5 +1,7 @@
 """The command: what it is told, what it answers, and its exit codes."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -142,3 +144,31 @@ def test_deep_run_names_its_seed(tmp_path: Path) -> None:
 def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rules"]) == 0
     assert "store.append.race\n    Of N callers" in capsys.readouterr().out
+
+
+# --- The README ---
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+SHOWN = re.findall(r"^    aether-conformance run (memory .*)$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_commands_of_the_readme(line: str) -> None:
+    assert main(["run", *shlex.split(line)]) in (0, 4)
+
+
+def test_readme_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    options = set(re.findall(r"--?[a-z][a-z-]*", capsys.readouterr().out.partition("options:")[2])) - {"-h", "--help"}
+
+    assert [option for option in options if f"`{option}" not in README] == []
+    assert len(SHOWN) >= 4
+
+
+def test_python_of_the_readme_compiles() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+    assert len(blocks) == 2
+    for block in blocks:
+        compile(block, "README.md", "exec")

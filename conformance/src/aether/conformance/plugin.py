@@ -29,6 +29,8 @@ LAST_WORDS = pytest.StashKey[TextIO]()
 """Where the watchdog writes: stderr as it was before pytest captured it."""
 
 _COLLECTOR = pytest.StashKey["Collector"]()
+_IMPORT_SECONDS = 60.0  # that the module of a harness may take to import
+
 _NOT_RUN = {"not-claimed": "c", "not-testable": "t"}
 
 
@@ -78,15 +80,12 @@ def _check_target(config: pytest.Config) -> None:
     from aether.conformance.violations import SuiteError
     from aether.conformance.watchdog import Stuck, watchdog
 
-    seconds: Any = config.getoption("--aether-time-factor") * _IMPORT_SECONDS
+    factor: Any = config.getoption("--aether-time-factor")
     try:
-        with watchdog(seconds, last_words=config.stash[LAST_WORDS]):
+        with watchdog(factor * _IMPORT_SECONDS, last_words=config.stash[LAST_WORDS]):
             find_harness(target)
     except (SuiteError, Stuck) as error:
         raise pytest.UsageError(str(error)) from error
-
-
-_IMPORT_SECONDS = 60.0  # that the module of a harness may take to import
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

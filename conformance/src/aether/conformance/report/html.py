@@ -37,7 +37,7 @@ def html(report: Report) -> str:
 
 
 def _resource(name: str) -> str:
-    return files(__package__).joinpath(name).read_text("utf-8")
+    return files("aether.conformance.report").joinpath(name).read_text("utf-8")
 
 
 def _class(text: str) -> str:
