@@ -31,7 +31,7 @@ LAST_WORDS = pytest.StashKey[TextIO]()
 _COLLECTOR = pytest.StashKey["Collector"]()
 _IMPORT_SECONDS = 60.0  # that the module of a harness may take to import
 
-_NOT_RUN = {"not-claimed": "c", "not-testable": "t"}
+_NOT_RUN = {"not-claimed": "c", "not-testable": "t", "not-run": "n"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
