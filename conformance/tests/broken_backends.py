@@ -111,7 +111,7 @@ class BrokenHarness(Harness):
 
     broken = "nothing"
     lease = 0.3
-    deadline = 1.0
+    deadline = 5.0
     multiprocess = False
 
     async def start(self) -> str:

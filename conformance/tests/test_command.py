@@ -160,7 +160,10 @@ def test_commands_of_the_readme(line: str) -> None:
 def test_readme_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["run", "--help"])
-    options = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", capsys.readouterr().out.partition("options:")[2])) - {"-h", "--help"}
+    options = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", capsys.readouterr().out.partition("options:")[2])) - {
+        "-h",
+        "--help",
+    }
 
     assert [option for option in options if f"`{option}" not in README] == []
     assert len(SHOWN) >= 4

@@ -82,7 +82,7 @@ def _check_target(config: pytest.Config) -> None:
 
     factor: Any = config.getoption("--aether-time-factor")
     try:
-        with watchdog(factor * _IMPORT_SECONDS, last_words=config.stash[LAST_WORDS]):
+        with watchdog(max(factor, 1.0) * _IMPORT_SECONDS, last_words=config.stash[LAST_WORDS]):
             find_harness(target)
     except (SuiteError, Stuck) as error:
         raise pytest.UsageError(str(error)) from error

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 _LOOK_SECONDS = 0.5
-_END_SECONDS = 15.0
+_END_SECONDS = 5.0
 """How long a program may take to exit when it has nothing more to say: threads of a backend may keep it."""
 
 _INTERRUPT_SECONDS = 60.0
