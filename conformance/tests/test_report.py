@@ -108,6 +108,15 @@ def test_case_that_began_and_never_ended_failed() -> None:
     assert "the process that ran it ended" in next(case.text for case in report.cases if case.id == lost)
 
 
+def test_failure_of_the_suite_itself_blames_no_backend() -> None:
+    case_id = "store.append.race"
+    began, error = ({"what": what, "of": "x::Test", "case": case_id} for what in ("began", "error"))
+
+    report = made({case_id: "left out"}, began, {**error, "text": "Traceback"})
+
+    assert (report.exit_code, report.not_run, report.errors) == (3, [case_id], ["Traceback"])
+
+
 def test_interrupted_run_is_partial_and_blames_nobody() -> None:
     lost = "store.append.race"
     report = made({lost: "left out"}, {"what": "began", "of": "x::Test", "case": lost}, {"what": "interrupted"})

@@ -145,7 +145,7 @@ class Collector:
         elif report.when == "call" and "status" in said:
             self._keep({"what": "ended", "of": of, **said})
         elif report.when in ("setup", "call", "teardown") and report.failed:
-            self._keep({"what": "error", "of": of, "text": report.longreprtext, **said.get("session", {})})
+            self._keep({**said, "what": "error", "of": of, "text": report.longreprtext})
 
     def pytest_keyboard_interrupt(self) -> None:
         self._keep({"what": "interrupted"})
