@@ -43,7 +43,7 @@ def _load(processes: int) -> Iterator[None]:
 
 def one_round(target: str, selected: str, time_factor: float) -> list[Result]:
     """All selected cases against a server of their own."""
-    with Session(find_harness(target), time_factor=time_factor) as session:
+    with Session(find_harness(target)(), time_factor=time_factor) as session:
         return [session.run(case) for case in all_cases().values() if selected in case.id]
 
 

@@ -21,7 +21,7 @@ from aether.conformance.rules import all_cases
 from aether.conformance.runner import Session, Status
 from aether.conformance.violations import SuiteError, Violation
 from aether.conformance.wrappers import BusWrapper, RegisterWrapper, StoreWrapper
-from aether.conformance.zoo import Mutant, all_mutants, registry_with, unseen
+from aether.conformance.zoo import DriverMutant, all_mutants, registry_with, unseen
 from aether.core import VersionConflict
 from aether.core.registry import default_registry
 from aether.core.spi import Entry, Page, Write
@@ -31,7 +31,9 @@ MACHINES = [StoreGame, BusGame, RegisterGame]
 
 
 @contextmanager
-def bench_with(candidate: Mutant | None = None, reference: Mutant | None = None, **changes: Any) -> Iterator[Bench]:
+def bench_with(
+    candidate: DriverMutant | None = None, reference: DriverMutant | None = None, **changes: Any
+) -> Iterator[Bench]:
     """A bench over memory, with the model as one of two references."""
     registry = default_registry() if candidate is None else registry_with(candidate)
     with bench_of(registry, seed=0) as bench, bench_of(registry_with(reference or StoreWrapper), seed=0) as other:

@@ -16,7 +16,7 @@ from aether.conformance.machines.register import RegisterGame
 from aether.conformance.machines.store import StoreGame
 from aether.conformance.violations import Violation
 from aether.conformance.wrappers import BusWrapper, StoreWrapper
-from aether.conformance.zoo import Mutant, registry_with
+from aether.conformance.zoo import DriverMutant, registry_with
 from aether.core.registry import Registry, default_registry
 from aether.memory.testing import MemoryHarness
 
@@ -28,14 +28,14 @@ DEADLINE = 0.5
 """Nothing in memory takes as long; a mutant that never answers is found out sooner."""
 
 
-def machine_for(mutant: Mutant) -> type[StoreGame] | type[BusGame] | type[RegisterGame]:
+def machine_for(mutant: DriverMutant) -> type[StoreGame] | type[BusGame] | type[RegisterGame]:
     """The machine that looks at what a mutant breaks."""
     if issubclass(mutant, StoreWrapper):
         return StoreGame
     return BusGame if issubclass(mutant, BusWrapper) else RegisterGame
 
 
-def killed(mutant: Mutant, seed: int, *, games: int = GAMES) -> bool:
+def killed(mutant: DriverMutant, seed: int, *, games: int = GAMES) -> bool:
     """Whether the machine finds the mutant out with this seed."""
     game = machine_for(mutant)
     with bench_of(registry_with(mutant), seed=seed, games=games) as bench:
