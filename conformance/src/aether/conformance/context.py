@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
+from aether.conformance.faults import Link
 from aether.conformance.harness import Faults, Harness
 from aether.conformance.violations import SuiteError, Violation
 from aether.core.bus import EventBus
@@ -46,9 +47,9 @@ class Server:
             self.features = store.features | bus.features
             self.durability = store.durability
 
-    def backend_url(self) -> BackendURL:
-        """A fresh parse of the URL; drivers may keep it."""
-        return BackendURL(self.url)
+    def backend_url(self, link: Link | None = None) -> BackendURL:
+        """A fresh parse of the URL, or of the one through a link; drivers may keep it."""
+        return BackendURL(self.url if link is None else link.through(self.url))
 
     def store(
         self,
@@ -56,10 +57,12 @@ class Server:
         *,
         wrap: Callable[[StoreDriver], StoreDriver] | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        driver_timeout: float = DEFAULT_TIMEOUT,
         require_durability: Durability | None = None,
+        link: Link | None = None,
     ) -> EventStore:
         """A store that is not open yet. `wrap` puts something between facade and driver; `timeout` is the facade's."""
-        driver = self.store_driver(namespace)
+        driver = self.store_driver(namespace, timeout=driver_timeout, link=link)
         return EventStore(
             driver if wrap is None else wrap(driver),
             namespace=namespace,
@@ -68,9 +71,11 @@ class Server:
             require_durability=require_durability,
         )
 
-    def bus(self, namespace: str, *, wrap: Callable[[BusDriver], BusDriver] | None = None) -> EventBus:
+    def bus(
+        self, namespace: str, *, wrap: Callable[[BusDriver], BusDriver] | None = None, link: Link | None = None
+    ) -> EventBus:
         """A bus that is not open yet."""
-        driver = self.bus_driver(namespace)
+        driver = self.bus_driver(namespace, link=link)
         return EventBus(
             driver if wrap is None else wrap(driver),
             namespace=namespace,
@@ -79,10 +84,15 @@ class Server:
         )
 
     def election(
-        self, namespace: str, *, holder: str | None = None, wrap: Callable[[LeaseRegister], LeaseRegister] | None = None
+        self,
+        namespace: str,
+        *,
+        holder: str | None = None,
+        wrap: Callable[[LeaseRegister], LeaseRegister] | None = None,
+        link: Link | None = None,
     ) -> Election:
         """An election that is not open yet."""
-        register = self.register(namespace)
+        register = self.register(namespace, link=link)
         return Election(
             register if wrap is None else wrap(register),
             namespace=namespace,
@@ -91,17 +101,19 @@ class Server:
             holder=holder,
         )
 
-    def store_driver(self, namespace: str, *, timeout: float = DEFAULT_TIMEOUT) -> StoreDriver:
+    def store_driver(
+        self, namespace: str, *, timeout: float = DEFAULT_TIMEOUT, link: Link | None = None
+    ) -> StoreDriver:
         """The driver below a store, not open yet. `timeout` is that of its scope."""
-        return self.registry.open_store(self.backend_url(), self._scope(namespace, timeout))
+        return self.registry.open_store(self.backend_url(link), self._scope(namespace, timeout))
 
-    def bus_driver(self, namespace: str, *, timeout: float = DEFAULT_TIMEOUT) -> BusDriver:
+    def bus_driver(self, namespace: str, *, timeout: float = DEFAULT_TIMEOUT, link: Link | None = None) -> BusDriver:
         """The driver below a bus, not open yet."""
-        return self.registry.open_bus(self.backend_url(), self._scope(namespace, timeout))
+        return self.registry.open_bus(self.backend_url(link), self._scope(namespace, timeout))
 
-    def register(self, namespace: str, *, timeout: float = DEFAULT_TIMEOUT) -> LeaseRegister:
+    def register(self, namespace: str, *, timeout: float = DEFAULT_TIMEOUT, link: Link | None = None) -> LeaseRegister:
         """A lease register that is not open yet."""
-        return self.registry.open_election(self.backend_url(), self._scope(namespace, timeout))
+        return self.registry.open_election(self.backend_url(link), self._scope(namespace, timeout))
 
     @property
     def announced(self) -> frozenset[Feature]:
@@ -159,9 +171,9 @@ class Context:
         """Open a bus's driver, with a connection of its own, until the case ends."""
         return await self._opened(self.server.bus_driver(namespace or self.namespace, timeout=timeout))
 
-    async def register(self, *, namespace: str | None = None, timeout: float = DEFAULT_TIMEOUT) -> LeaseRegister:
+    async def register(self, *, namespace: str | None = None, **options: Any) -> LeaseRegister:
         """Open a lease register, with a connection of its own, until the case ends."""
-        return await self._opened(self.server.register(namespace or self.namespace, timeout=timeout))
+        return await self._opened(self.server.register(namespace or self.namespace, **options))
 
     async def _opened(self, driver: DriverT) -> DriverT:
         self._stack.push_async_callback(driver.close)
@@ -174,9 +186,27 @@ class Context:
 
     # --- Breaking ---
 
+    async def link(self) -> Link:
+        """Put a link in front of the server, until the case ends. What is opened with `link=` goes through it."""
+        if not self.server.faults.link:
+            raise SuiteError("the case uses the fault 'link' without declaring it")
+        return self._stack.enter_context(Link.to(self.server.url))
+
     async def restart(self) -> None:
         """Kill the server and start it again."""
+        if self.server.faults.restart is None:
+            async with self.gone():
+                return
         await self._fault("restart")
+
+    @asynccontextmanager
+    async def gone(self) -> AsyncIterator[None]:
+        """Kill the server, and start it again behind the block."""
+        await self._fault("kill")
+        try:
+            yield
+        finally:
+            await self._fault("start")
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:

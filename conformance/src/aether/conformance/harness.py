@@ -22,9 +22,20 @@ class Faults:
     resume: Fault | None = None
     """End a pause."""
 
+    kill: Fault | None = None
+    """End the server as `kill -9` does, return when it is gone."""
+
+    start: Fault | None = None
+    """Start it again behind `kill`, with its data at the same URL, return when it answers. Both make a `restart`."""
+
+    link: bool = False
+    """Whether links may be put in front of the hosts of the URL, and be broken. The URL has to name their ports, and
+    the server must not tell its clients of other addresses."""
+
     def names(self) -> frozenset[str]:
         """The faults that are there."""
-        return frozenset(field.name for field in fields(self) if getattr(self, field.name) is not None)
+        found = {field.name for field in fields(self) if getattr(self, field.name)}
+        return frozenset(found | {"restart"} if {"kill", "start"} <= found else found)
 
 
 class Harness:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
-CHUNK = 1 << 16
-"""Bytes. A held line keeps about as many in each direction; then its sender has to wait."""
+Address = tuple[str, int]
 
+_CHUNK = 1 << 16  # bytes: a held line keeps about as many in each direction, then its sender has to wait
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
-
-
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Way(StrEnum):
@@ -69,7 +66,7 @@ class Line:
 
     def reset(self) -> None:
         """End both sides with RST. What is held is lost."""
-        self._break(reset)
+        self._break(_abort)
 
     def _break(self, end: Callable[[asyncio.StreamWriter], None]) -> None:
         self._broken = True
@@ -80,30 +77,28 @@ class Line:
 
     # --- Passing on ---
 
-    async def run(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connect: Callable[[], Awaitable[Streams]]
-    ) -> None:
-        """Connect to the server, and pass on what comes, until both sides have ended."""
+    async def run(self, client: socket.socket, target: Address) -> None:
+        """Connect to the server, and pass on what comes, until both sides have ended and are closed."""
+        reader, writer = await asyncio.open_connection(sock=client, limit=_CHUNK)
         self._writers.append(writer)
         try:
-            from_server, to_server = await connect()
+            from_server, to_server = await asyncio.open_connection(*target, limit=_CHUNK)
         except OSError:
             self.reset()  # what the client would have met at the server itself
-            return
-        self._writers.append(to_server)
-        if self._broken:
-            self.reset()
-            return
-        for way, source, sink in ((Way.REQUESTS, reader, to_server), (Way.REPLIES, from_server, writer)):
-            self._pumps.append(asyncio.create_task(self._pump(way, source, sink)))
-        await asyncio.wait(self._pumps)
-        self.end()
+        else:
+            self._writers.append(to_server)
+            if not self._broken:
+                for way, source, sink in ((Way.REQUESTS, reader, to_server), (Way.REPLIES, from_server, writer)):
+                    self._pumps.append(asyncio.create_task(self._pump(way, source, sink)))
+                await asyncio.wait(self._pumps)
+            self.end()
+        await asyncio.gather(*(each.wait_closed() for each in self._writers), return_exceptions=True)
 
     async def _pump(self, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         chunk = b"?"
         while chunk:
             try:
-                chunk = await reader.read(CHUNK)
+                chunk = await reader.read(_CHUNK)
             except OSError:
                 await self._allowed(way)  # not even a reset gets through a black hole
                 self.reset()
@@ -133,20 +128,28 @@ class Line:
         if traffic.left is not None:
             chunk = chunk[: traffic.left]
             traffic.left = None if last else traffic.left - len(chunk)
-        writer.write(chunk)
         traffic.passed += len(chunk)
+        writer.write(chunk)
         await writer.drain()
         if last:
             # A reset would overtake what has just been sent, so its receiver sees an end in order.
-            self._break(lambda each: _close(each) if each is writer else reset(each))
+            self._break(lambda each: _close(each) if each is writer else _abort(each))
 
 
-def reset(writer: asyncio.StreamWriter) -> None:
-    """Close a connection with RST instead of FIN."""
-    connection = writer.get_extra_info("socket")
-    if connection is not None:
-        with suppress(OSError):
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+def reset(connection: socket.socket) -> None:
+    """Let the end of a connection be RST instead of FIN, and end it."""
+    with suppress(OSError):
+        _reset_on_close(connection)
+    connection.close()
+
+
+def _reset_on_close(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        _reset_on_close(writer.get_extra_info("socket"))
     writer.transport.abort()
 
 

@@ -1,7 +1,7 @@
 """A TCP link in front of a server, which breaks in the ways in which networks break.
 
-It runs in a thread and an event loop of its own, so a case that hangs cannot hold it up. No byte is ever lost out of the
-middle of a connection, for TCP does not do that either: a black hole keeps what comes, and passes it on when it is
+It runs in a thread and an event loop of its own, so a case that hangs cannot hold it up. No byte is ever lost out of
+the middle of a connection, for TCP does not do that either: a black hole keeps what comes, and passes it on when it is
 healed, or loses it together with the connection.
 """
 
@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import threading
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from aether.conformance.faults.line import CHUNK, Line, Streams, Traffic, Way, reset
+from aether.conformance.faults.line import Address, Line, Traffic, Way, reset
 from aether.conformance.violations import SuiteError
 
-Address = tuple[str, int]
 ResultT = TypeVar("ResultT")
 
 _HOST = "127.0.0.1"
@@ -174,6 +175,7 @@ class Link:
                 breaks(line)
             if lines:
                 await asyncio.wait(lines.values())
+            await asyncio.sleep(0)  # and what is called when they are done has been called
 
         self._run(run())
 
@@ -192,47 +194,41 @@ class Link:
     def _serve(self, ready: Future[None]) -> None:
         try:
             asyncio.run(self._listen(ready))
-        except Exception as error:  # noqa: BLE001  (whoever opens it gets to know)
+        except Exception as error:  # whoever opens it gets to know
             if ready.done():
                 raise
             ready.set_exception(error)
 
     async def _listen(self, ready: Future[None]) -> None:
-        servers: list[asyncio.Server] = []
-        try:
+        self._loop = asyncio.get_running_loop()
+        with ExitStack() as stack:
             for target in self._targets:
-                server = await asyncio.start_server(partial(self._accept, target), _HOST, 0, limit=CHUNK)
-                servers.append(server)
-                self._ports[target] = server.sockets[0].getsockname()[1]
-            self._loop = asyncio.get_running_loop()
+                listener = stack.enter_context(socket.create_server((_HOST, 0)))
+                listener.setblocking(False)
+                self._ports[target] = listener.getsockname()[1]
+                # asyncio's own server would leave behind what it is accepting when it ends.
+                self._loop.add_reader(listener, self._accept, listener, target)
+                stack.callback(self._loop.remove_reader, listener)
             ready.set_result(None)
             await self._over.wait()
-        finally:
-            for server in servers:
-                server.close()
-            tasks = dict(self._lines)
-            for line in tasks:
-                line.reset()
-            if tasks:
-                await asyncio.wait(tasks.values())
+        tasks = dict(self._lines)
+        for line in tasks:
+            line.reset()
+        if tasks:
+            await asyncio.wait(tasks.values())
 
-    async def _accept(self, target: Address, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._refusing or self._over.is_set():
-            reset(writer)
-            return
-        task = asyncio.current_task()
-        assert task is not None
-        line = Line(self.traffic, self._held, self._delay)
-        self._lines[line] = task
-        self.accepted += 1
+    def _accept(self, listener: socket.socket, target: Address) -> None:
         try:
-            await line.run(reader, writer, partial(_connect, target))
-        finally:
-            del self._lines[line]
-
-
-async def _connect(target: Address) -> Streams:
-    return await asyncio.open_connection(*target, limit=CHUNK)
+            connection, _ = listener.accept()
+        except OSError:
+            return  # the client is gone already
+        if self._refusing:
+            reset(connection)
+            return
+        self.accepted += 1
+        line = Line(self.traffic, self._held, self._delay)
+        task = self._lines[line] = asyncio.create_task(line.run(connection, target))
+        task.add_done_callback(lambda _: self._lines.pop(line))
 
 
 def _hosts(url: str) -> list[str]:

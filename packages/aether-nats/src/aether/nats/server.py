@@ -265,12 +265,22 @@ jetstream {{
 class NatsCluster:
     """Servers that form one cluster, with JetStream over all of them."""
 
-    def __init__(self, directory: str | Path, size: int = 3, *, sync_always: bool = True, config: str = "") -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        size: int = 3,
+        *,
+        sync_always: bool = True,
+        config: str = "",
+        advertise: bool = True,
+    ) -> None:
+        """Prepare it; without `advertise` clients know no other servers than those in their URL."""
         self.directory = Path(directory)
         self.size = size
         self.servers: list[NatsServer] = []
         self._sync_always = sync_always
         self._config = config
+        self._no_advertise = not advertise
 
     @property
     def url(self) -> str:
@@ -327,12 +337,13 @@ class NatsCluster:
     def _prepared(self) -> list[NatsServer]:
         routes = [free_port() for _ in range(self.size)]
         joined = ", ".join(f'"nats://{HOST}:{port}"' for port in routes)
+        shared = f'name: "aether", no_advertise: {str(self._no_advertise).lower()}, routes: [{joined}]'
         return [
             NatsServer(
                 self.directory / f"server-{number}",
                 port=free_port(),
                 sync_always=self._sync_always,
-                config=f'cluster {{ name: "aether", listen: "{HOST}:{route}", routes: [{joined}] }}\n{self._config}',
+                config=f'cluster {{ listen: "{HOST}:{route}", {shared} }}\n{self._config}',
             )
             for number, route in enumerate(routes, start=1)
         ]

@@ -28,11 +28,10 @@ class NatsHarness(Harness):
         self._directory.cleanup()
 
     def faults(self) -> Faults:
-        return Faults(restart=self._restart, pause=self._pause, resume=self._resume)
+        return Faults(kill=self._kill, start=self._server.start, pause=self._pause, resume=self._resume, link=True)
 
-    async def _restart(self) -> None:
+    async def _kill(self) -> None:
         await in_thread(self._server.kill)
-        await self._server.start()
 
     async def _pause(self) -> None:
         self._server.pause()
@@ -42,14 +41,14 @@ class NatsHarness(Harness):
 
 
 class NatsClusterHarness(Harness):
-    """A cluster of three. A restart kills all of them at once."""
+    """A cluster of three. Faults are those of all servers at once."""
 
     lease = 1.0
     deadline = 30.0
 
     def __init__(self) -> None:
         self._directory = TemporaryDirectory(prefix="aether-nats-")
-        self._cluster = NatsCluster(self._directory.name, sync_always=False)
+        self._cluster = NatsCluster(self._directory.name, sync_always=False, advertise=False)
 
     async def start(self) -> str:
         await self._cluster.start()
@@ -61,10 +60,12 @@ class NatsClusterHarness(Harness):
         self._directory.cleanup()
 
     def faults(self) -> Faults:
-        return Faults(restart=self._restart, pause=self._pause, resume=self._resume)
+        return Faults(kill=self._kill, start=self._start, pause=self._pause, resume=self._resume, link=True)
 
-    async def _restart(self) -> None:
+    async def _kill(self) -> None:
         await asyncio.gather(*(in_thread(server.kill) for server in self._cluster.servers))
+
+    async def _start(self) -> None:
         await asyncio.gather(*(server.start() for server in self._cluster.servers))
         await self._cluster.wait_ready()
 
