@@ -43,11 +43,13 @@ class Echo:
 
     def __init__(self) -> None:
         self.received = bytearray()
+        self.begun = 0
         self.ended: list[str] = []
         self.port = 0
         self.clients: list[Client] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.begun += 1
         try:
             while chunk := await reader.read(1 << 16):
                 self.received += chunk
@@ -62,6 +64,14 @@ class Echo:
     async def connect(self) -> Client:
         self.clients.append(Client(*await asyncio.open_connection("127.0.0.1", self.port)))
         return self.clients[-1]
+
+    async def settle(self, port: int) -> None:
+        """Wait for the end of what the server has accepted; what comes last shows that nothing is still on its way."""
+        marker = Client(*await asyncio.open_connection("127.0.0.1", port))
+        marker.send(b"?")
+        await marker.receive(1)
+        marker.writer.close()
+        await until(lambda: len(self.ended) == self.begun)
 
     async def attempt(self) -> str:
         """How a connection ends that is turned down; at once, or as soon as it is there."""
@@ -83,6 +93,7 @@ async def echo_behind_link() -> AsyncIterator[tuple[Echo, Link]]:
     finally:
         for client in echo.clients:
             client.writer.close()
+        await echo.settle(target[1])
         server.close()
 
 

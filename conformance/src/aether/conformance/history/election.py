@@ -1,7 +1,6 @@
-"""Recorded histories and their checkers.
+"""Checks the histories of lease registers and of terms.
 
-Checking linearizability is a search in general. Here every accepted write names the revision that it replaced, so the
-order of writes is given, and checking is a sort (Gibbons and Korach, "Testing shared memories").
+Every accepted write names the revision that it replaced, so the order of writes is given, and checking is a sort.
 """
 
 from __future__ import annotations
@@ -16,9 +15,12 @@ from aether.conformance.violations import expect, expect_equal
 
 @dataclass(frozen=True)
 class RegisterCall:
-    """One call on a record of a lease register, with the moments of its beginning and its end."""
+    """One call on a record of a lease register, with the moments of its beginning and its end.
 
-    kind: Literal["written", "refused", "read"]
+    `refused` says that certainly nothing was written; `unknown`, that it may have been, or may still be.
+    """
+
+    kind: Literal["written", "refused", "read", "unknown"]
     value: bytes
     expected: int
     revision: int
@@ -27,22 +29,41 @@ class RegisterCall:
 
 
 def check_register(calls: Sequence[RegisterCall], *, final: tuple[int, bytes]) -> None:
-    """Writes form one chain that agrees with real time; reads show written values; refused values never show."""
-    chain = sorted((call for call in calls if call.kind == "written"), key=lambda call: call.revision)
+    """Writes form one chain that agrees with real time; reads show written values; refused values never show.
+
+    All values are different, and whoever writes has read, or written, what it replaces.
+    """
+    values = _values(calls, final)
+    unknown = {call.value: call for call in calls if call.kind == "unknown"}
+    written = {call.revision: call for call in calls if call.kind == "written"}
     before, latest_begin = 0, float("-inf")
-    for call in chain:
-        expect(call.revision > before, f"a revision above {before}", found=call)
-        expect_equal(call.expected, before, f"what revision {call.revision} replaced")
-        expect(call.end >= latest_begin, "no write to be ordered behind one that began after its end", found=call)
-        before, latest_begin = call.revision, max(latest_begin, call.begin)
-    written = {call.revision: call.value for call in chain}
+    begins = {0: latest_begin}
+    for revision, value in sorted(values.items()):
+        call = written.get(revision) or unknown.get(value)
+        expect(call is not None, f"revision {revision} to be what somebody wrote", found=value)
+        assert call is not None
+        expect_equal(call.expected, before, f"what revision {revision} replaced")
+        if call.kind == "written":
+            expect(call.end >= latest_begin, "no write to be ordered behind one that began after its end", found=call)
+        before, latest_begin = revision, max(latest_begin, call.begin)
+        begins[revision] = latest_begin
     for call in calls:
-        if call.kind == "read" and call.revision:
-            expect_equal(call.value, written.get(call.revision), f"the value read at revision {call.revision}")
+        if call.kind == "read":
+            expect(call.end >= begins[call.revision], "no read of what is written later", found=call)
+    last = max(values, default=0)
+    expect_equal(final, (last, values.get(last, b"")), "the last revision and value")
+
+
+def _values(calls: Sequence[RegisterCall], final: tuple[int, bytes]) -> dict[int, bytes]:
+    """What is known to have been stored, by revision."""
+    values: dict[int, bytes] = {}
+    told = [(call.revision, call.value) for call in calls if call.kind in ("written", "read") and call.revision]
+    for revision, value in (*told, *([final] if final[0] else ())):
+        expect_equal(values.setdefault(revision, value), value, f"the value of revision {revision}")
     refused = {call.value for call in calls if call.kind == "refused"}
-    expect(not refused & set(written.values()), "no refused value to be stored", found=refused & set(written.values()))
-    last = (chain[-1].revision, chain[-1].value) if chain else (0, b"")
-    expect_equal(final, last, "the last revision and value")
+    stored = refused & set(values.values())
+    expect(not stored, "no refused value to be stored", found=stored)
+    return values
 
 
 @dataclass(frozen=True)
@@ -61,3 +82,18 @@ def check_tenures(tenures: Sequence[Tenure]) -> None:
     for earlier, later in pairwise(ordered):
         expect(earlier.end <= later.begin, "no two terms at once", found=(earlier, later))
         expect(earlier.token < later.token, "a token above that of the term before", found=(earlier, later))
+
+
+@dataclass(frozen=True)
+class FencedWrite:
+    """A write of a term to what it governs, as it stands there in the end."""
+
+    token: int
+    what: str
+
+
+def check_fence(writes: Sequence[FencedWrite]) -> None:
+    """Nothing of an older term stands behind what a younger one has written. `writes` are in the order of storing."""
+    for earlier, later in pairwise(writes):
+        text = f"token {later.token} ({later.what}) not to stand behind token {earlier.token}"
+        expect(earlier.token <= later.token, text, found=(earlier, later))

@@ -1,9 +1,9 @@
 """Checks the history of a store's appends and reads against what was stored in the end.
 
-Checking linearizability is a search in general. Here every accepted append names the versions that it made, so the order
-of the writes is given, and checking is a sort (Gibbons and Korach, "Testing shared memories"): put every call where its
-answer says that it belongs; then nothing may have ended before something began that stands in front of it. What is true
-for each actor is true for all of them together. A call whose outcome is unknown is resolved by what was stored.
+Checking linearizability is a search in general. Here every accepted append names the versions that it made, so the
+order of the writes is given, and checking is a sort (Gibbons and Korach, "Testing shared memories"): put every call
+where its answer says that it belongs; then nothing may have ended before something began that stands in front of it.
+What is true for each actor is true for all of them together. What was stored resolves a call of unknown outcome.
 """
 
 from __future__ import annotations
@@ -224,9 +224,9 @@ def check_global(calls: Sequence[Record], stored: Stored) -> Iterator[Finding]:
         if attempt is not None and id(attempt.call) not in done:
             done.add(id(attempt.call))
             yield from latest.write(attempt.call, min(each.call.begin for each in attempts[seen.id]))
-        if attempt is not None and attempt.call.outcome is Outcome.OK and attempt.call.parts[-1].ids[-1] == seen.id:
-            if attempt.call.position != seen.position:
-                yield Finding(f"an append told position {attempt.call.position}", [attempt.call, seen])
+        told = attempt.call if attempt is not None and attempt.call.outcome is Outcome.OK else None
+        if told is not None and told.parts[-1].ids[-1] == seen.id and told.position != seen.position:
+            yield Finding(f"an append told position {told.position}", [told, seen])
         yield from latest.pass_by(heads.pop(seen.position, ()))
     for position, several in heads.items():
         yield Finding(f"the head was at position {position}, where no event ends", several)
