@@ -27,6 +27,10 @@ _MODULES = (
     "driver_register",
     "election",
     "election_end",
+    "faults_store",
+    "faults_mixed",
+    "faults_bus",
+    "faults_election",
     "same",
 )
 

@@ -45,7 +45,7 @@ class Connection:
 
     def blackhole(self, *ways: Way) -> None:
         """Let nothing through any more, or nothing in one direction; the connection stays."""
-        self._link._do(partial(self._line.hold, ways or Way, 0.0))
+        self._link._do(partial(self._line.hold, ways or tuple(Way), 0.0))
 
     def heal(self) -> None:
         """Pass on what was held, and everything that comes."""

@@ -78,13 +78,13 @@ class StoreHistory:
         return path
 
 
-def seen_of(stored: Stored) -> Seen:
+def _seen_of(stored: Stored) -> Seen:
     """What an answer shows of an event."""
     return Seen(stored.position, stored.actor_id, stored.version, decode_event(stored).id)
 
 
 def _all_seen(records: Sequence[Stored]) -> tuple[Seen, ...]:
-    return tuple(seen_of(stored) for stored in records)
+    return tuple(_seen_of(stored) for stored in records)
 
 
 class _Recorded(StoreWrapper):

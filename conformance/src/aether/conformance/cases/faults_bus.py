@@ -1,0 +1,115 @@
+"""What a bus promises while connections break: at most once, in order, and no gap without a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from aether.conformance.context import Context, drift, event
+from aether.conformance.faults import Way
+from aether.conformance.history import Published, Received, check_bus
+from aether.conformance.rules import case
+from aether.conformance.violations import expect, expect_error
+from aether.core import BusSubscription, Durability, EventBus, NoResponders, TimedOut, Unavailable
+
+_PLACES = (1, 20, 60, 150, 400)
+_EACH = 20
+
+
+async def _receive(events: BusSubscription, received: list[Received]) -> None:
+    async for one in events:
+        received.append(Received(one.actor_id, one.version, events.interrupted))  # noqa: PERF401  (it is endless)
+
+
+async def _publish(bus: EventBus, actor: str, published: Published) -> None:
+    """Publish the next number."""
+    number = len(published.accepted) + len(published.unsent) + 1
+    try:
+        await bus.publish(event(actor, number))
+    except Unavailable:
+        published.unsent.add(number)
+    else:
+        published.accepted.add(number)
+
+
+async def _until_received(ctx: Context, bus: EventBus, actor: str, published: Published, seen: list[Received]) -> None:
+    """Publish until something of it is received: the connections are back."""
+    reached = len(seen)
+
+    async def publish() -> None:
+        while len(seen) == reached:
+            await _publish(bus, actor, published)
+            with suppress(Unavailable, NoResponders, TimedOut):
+                await bus.request(event("nobody", 1, type="Nothing"), timeout=0.02)
+            await drift(1)
+
+    await ctx.within(publish(), "a delivery behind the fault")
+
+
+@case("bus.reconnect#reset", faults={"link"}, durability=Durability.PROCESS)
+async def subscriber_reset(ctx: Context) -> None:
+    """A subscriber whose connection breaks MUST get events again by itself, each once, in order, and MUST be told."""
+    link = await ctx.link()
+    publisher, subscriber = await ctx.bus(), await ctx.bus(link=link)
+    published, received = {"p": Published()}, list[Received]()
+    async with subscriber.subscribe(actors="p") as events, ctx.background(_receive(events, received)):
+        faults: list[Callable[[], None]] = [
+            link.cut,
+            link.reset,
+            *(partial(link.reset_after, Way.REPLIES, place) for place in _PLACES),
+        ]
+        for number, fault in enumerate(faults, start=1):
+            fault()
+            for _ in range(_EACH):
+                await _publish(publisher, "p", published["p"])
+            await ctx.eventually(lambda: events.interrupted >= number, f"interruption {number} to be reported")  # noqa: B023
+            await _until_received(ctx, publisher, "p", published["p"], received)
+    check_bus(published, received)
+
+
+@case("bus.order#reset", faults={"link"}, durability=Durability.PROCESS)
+async def publisher_reset(ctx: Context) -> None:
+    """Events of a publisher whose connection breaks MUST come in order, once; those that were Unavailable, never."""
+    link = await ctx.link()
+    publisher, subscriber = await ctx.bus(link=link), await ctx.bus()
+    published, received = {"p": Published()}, list[Received]()
+    async with subscriber.subscribe(actors="p") as events, ctx.background(_receive(events, received)):
+        for place in _PLACES:
+            link.reset_after(Way.REQUESTS, place)
+            for _ in range(_EACH):
+                await _publish(publisher, "p", published["p"])
+                await drift(1)
+            await _until_received(ctx, publisher, "p", published["p"], received)
+            link.heal()
+        link.refuse()
+        link.reset()
+        await _until_unsent(ctx, publisher, published["p"])
+        link.heal()
+        await _until_received(ctx, publisher, "p", published["p"], received)
+    expect(len(published["p"].unsent) > 0, "an Unavailable publish", found=published["p"])
+    check_bus(published, received, lossy=True)
+
+
+async def _until_unsent(ctx: Context, bus: EventBus, published: Published) -> None:
+    async def publish() -> None:
+        while not published.unsent:
+            await _publish(bus, "p", published)
+            await drift(1)
+
+    await ctx.within(publish(), "Unavailable from publishing without a connection")
+
+
+@case("bus.reconnect#gone", faults={"kill", "start"}, durability=Durability.PROCESS)
+async def gone(ctx: Context) -> None:
+    """While the server is gone, opening MUST be Unavailable; behind it, events MUST come again, in order and once."""
+    publisher, subscriber = await ctx.bus(), await ctx.bus()
+    published, received = {"p": Published()}, list[Received]()
+    async with subscriber.subscribe(actors="p") as events, ctx.background(_receive(events, received)):
+        await _until_received(ctx, publisher, "p", published["p"], received)
+        async with ctx.gone():
+            with expect_error(Unavailable, "opening a bus without a server"):
+                await ctx.within(ctx.bus(), "the end of opening a bus")
+            await _until_unsent(ctx, publisher, published["p"])
+        await _until_received(ctx, publisher, "p", published["p"], received)
+    check_bus(published, received, lossy=True)

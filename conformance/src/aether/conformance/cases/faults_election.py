@@ -1,0 +1,253 @@
+"""What elections promise while connections and servers break. Calls on the register are recorded, and checked."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from aether.conformance.cases.election import NAME, elected
+from aether.conformance.cases.faults_store import brief
+from aether.conformance.context import Context, drift, event, listed
+from aether.conformance.faults import Link, Way
+from aether.conformance.history import (
+    FencedWrite,
+    RegisterHistory,
+    Tenure,
+    check_fence,
+    check_tenures,
+)
+from aether.conformance.rules import case
+from aether.conformance.violations import expect, expect_equal, expect_error
+from aether.core import (
+    Durability,
+    Election,
+    EventStore,
+    LeadershipLost,
+    OutcomeUnknown,
+    StaleRead,
+    Term,
+    Unavailable,
+    VersionConflict,
+)
+from aether.core.spi import LeaseRegister, RevisionConflict
+
+_PLACES = (1, 20, 60, 150, 400)
+
+
+# --- The register ---
+
+
+@case("election.register.cas#ack", faults={"link"}, durability=Durability.PROCESS)
+async def lost_ack(ctx: Context) -> None:
+    """A `cas` that is applied, but whose answer is lost, MUST raise OutcomeUnknown: a RevisionConflict is definite."""
+    recorded, link = RegisterHistory(), await ctx.link()
+    sound = recorded.wrap(await ctx.register())
+    register = recorded.wrap(await ctx.register(link=link, timeout=brief(ctx)))
+    for number, ends in enumerate((link.reset, link.heal)):
+        name = f"a{number}"
+        revision = await ctx.recovers(lambda: register.cas(name, b"1", expected=0), "a first write")  # noqa: B023
+        link.blackhole(Way.REPLIES)
+        with expect_error(OutcomeUnknown, "a cas whose answer is lost"):
+            await ctx.within(register.cas(name, b"2", expected=revision), "a cas without an answer to end")
+        ends()
+        link.heal()
+        found = await sound.read(name)
+        expect_equal(found and found.value, b"2", "the record")
+        with expect_error(RevisionConflict, "replacing a revision that was replaced"):
+            await sound.cas(name, b"3", expected=revision)
+        recorded.check(name, await sound.read(name))
+
+
+@case("election.register.cas#reset", faults={"link"}, durability=Durability.PROCESS)
+async def reset(ctx: Context) -> None:
+    """A `cas` whose connection is reset, at any byte of it, MUST NOT be applied and refused at once."""
+    recorded, link = RegisterHistory(), await ctx.link()
+    register, sound = recorded.wrap(await ctx.register(link=link)), recorded.wrap(await ctx.register())
+    numbers = iter(range(1000))
+
+    async def replace() -> int:
+        found = await register.read("a")
+        return await register.cas("a", b"%d" % next(numbers), expected=found.revision if found else 0)
+
+    for way in Way:
+        for place in _PLACES:
+            link.reset_after(way, place)
+            for _ in range(3):
+                with suppress(RevisionConflict):  # of a write of its own whose answer was lost
+                    await ctx.recovers(replace, "a write behind a reset")
+            link.heal()
+    recorded.check("a", await sound.read("a"))
+
+
+# --- Terms ---
+
+
+class _Governed:
+    """An actor that leaders write to, with their tokens: each reads it first, then writes what follows."""
+
+    def __init__(self, ctx: Context, store: EventStore) -> None:
+        self._ctx = ctx
+        self._store = store
+        self.actor = "governed"
+
+    async def take_over(self, term: Term) -> int:
+        """Write as a new leader; the version that was written. From now on what older terms expect is not true."""
+
+        async def write() -> int:
+            version = await self._store.version(self.actor) + 1
+            await self._store.append(event(self.actor, version, data={"token": term.token}))
+            return version
+
+        while True:
+            with suppress(VersionConflict):
+                return await self._ctx.recovers(write, "the first write of a term")
+
+    async def write(self, term: Term, version: int) -> None:
+        """Write on behind a version. Raises `VersionConflict` if another leader has written."""
+        await self._store.append(event(self.actor, version, data={"token": term.token}))
+
+    async def check(self) -> None:
+        """No older term has written behind a younger one."""
+        written = await self._ctx.recovers(lambda: listed(self._store.read(self.actor)), "what was written")
+        check_fence([FencedWrite(one.data["token"], f"version {one.version}") for one in written])
+
+
+async def _successor(ctx: Context, election: Election) -> Term:
+    """A term behind a lease that has to run out first."""
+    return await election.campaign(NAME, ttl=ctx.lease, timeout=2 * ctx.lease + 2 * ctx.deadline)
+
+
+@asynccontextmanager
+async def _watched(term: Term, tenures: list[Tenure]) -> AsyncIterator[None]:
+    """Note for how long the holder believes to lead."""
+    begin = time.monotonic()
+
+    async def watch() -> None:
+        end = begin
+        while term.valid():
+            end = time.monotonic()
+            await asyncio.sleep(0)
+        tenures.append(Tenure(term.token, term.holder, begin, end))
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        await term.resign()
+        await watching
+
+
+@case("election.exclusive#blackhole", faults={"link"}, durability=Durability.PROCESS)
+async def cut_off(ctx: Context) -> None:
+    """A leader that is cut off for longer than its lease MUST lose it before a rival leads; what it had sent, and
+    arrives later, MUST change nothing, and what it writes on MUST be refused.
+    """
+    recorded, link, tenures = RegisterHistory(), await ctx.link(), list[Tenure]()
+    governed = _Governed(ctx, await ctx.store())
+    old, new = await ctx.election(wrap=recorded.wrap, link=link), await ctx.election(wrap=recorded.wrap)
+    elder = await elected(ctx, old)
+    async with _watched(elder, tenures):
+        version = await governed.take_over(elder)
+        link.blackhole(Way.REQUESTS)
+        arrived = link.traffic[Way.REQUESTS].arrived
+        await ctx.eventually(lambda: link.traffic[Way.REQUESTS].arrived > arrived, "a renewal to be on its way")
+        younger = await _successor(ctx, new)
+    async with _watched(younger, tenures):
+        await governed.take_over(younger)
+        link.heal()
+        with expect_error(VersionConflict, "a write of the older term"):
+            await governed.write(elder, version + 1)
+        with expect_error(LeadershipLost, "check() of the older term"):
+            elder.check()
+        # What was held has arrived when something that was sent behind it is answered.
+        await ctx.recovers(lambda: old.leader(NAME), "the older leader to be connected again")
+        expect(younger.valid(), "the younger term to stay valid", found="it is lost")
+    check_tenures(tenures)
+    await governed.check()
+    await _check_register(ctx, recorded)
+
+
+@case("election.exclusive#pause", faults={"pause", "resume"}, durability=Durability.PROCESS)
+async def paused(ctx: Context) -> None:
+    """A server that pauses for longer than a lease MUST NOT lead to two terms at once, nor to a lower token."""
+    recorded, tenures = RegisterHistory(), list[Tenure]()
+    governed = _Governed(ctx, await ctx.store())
+    old, new = await ctx.election(wrap=recorded.wrap), await ctx.election(wrap=recorded.wrap)
+    elder = await elected(ctx, old)
+    async with _watched(elder, tenures):
+        version = await governed.take_over(elder)
+        waiting = asyncio.create_task(_successor(ctx, new))
+        async with ctx.paused():
+            await ctx.within(elder.lost.wait(), "the leader to lose what it cannot renew")
+        younger = await waiting
+    async with _watched(younger, tenures):
+        await governed.take_over(younger)
+        with expect_error(VersionConflict, "a write of the older term"):
+            await governed.write(elder, version + 1)
+    check_tenures(tenures)
+    await governed.check()
+    await _check_register(ctx, recorded)
+
+
+@case(
+    "election.exclusive#faults",
+    faults={"link", "kill", "start", "pause", "resume"},
+    durability=Durability.PROCESS,
+)
+async def mixed(ctx: Context) -> None:
+    """Candidates that lead in turn MUST never overlap while connections break, and the server pauses and dies."""
+    recorded, tenures, links = RegisterHistory(), list[Tenure](), [await ctx.link() for _ in range(3)]
+    governed = _Governed(ctx, await ctx.store())
+    elections = [await ctx.election(wrap=recorded.wrap, link=link) for link in links]
+    over = asyncio.Event()
+
+    async def lead_often(election: Election) -> None:
+        while not over.is_set():
+            async with _trying():
+                term = await election.campaign(NAME, ttl=ctx.lease, timeout=ctx.deadline)
+                async with _watched(term, tenures):
+                    await governed.take_over(term)
+                    await drift(20)
+
+    async def more_terms(number: int) -> None:
+        reached = len(tenures) + number
+        await ctx.eventually(lambda: len(tenures) >= reached, f"{number} more terms")
+
+    async with ctx.background(*(lead_often(election) for election in elections)) as leading:
+        await more_terms(3)
+        for number, link in enumerate(links):
+            for fault in _faults_of(link):
+                fault()
+                await more_terms(1 + number)
+                link.heal()
+        async with ctx.paused():
+            for link in links:
+                link.reset()
+        await more_terms(2)
+        await ctx.restart()
+        await more_terms(3)
+        over.set()
+        await ctx.within(asyncio.gather(*leading), "the candidates to end")
+    check_tenures(tenures)
+    await governed.check()
+    await _check_register(ctx, recorded)
+
+
+def _faults_of(link: Link) -> list[Callable[[], None]]:
+    return [link.reset, lambda: link.blackhole(Way.REPLIES), lambda: link.reset_after(Way.REPLIES, 100)]
+
+
+@asynccontextmanager
+async def _trying() -> AsyncIterator[None]:
+    """What a candidate goes on behind."""
+    try:
+        yield
+    except (LeadershipLost, OutcomeUnknown, StaleRead, Unavailable):
+        await drift(1)
+
+
+async def _check_register(ctx: Context, recorded: RegisterHistory) -> None:
+    register: LeaseRegister = await ctx.recovers(ctx.register, "opening a register behind the faults")
+    recorded.check(NAME, await ctx.recovers(lambda: register.read(NAME), "reading the record"))
