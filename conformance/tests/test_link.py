@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from aether.conformance import Faults
 from aether.conformance.faults import Link, Way
 from aether.conformance.resources import Resources
 from aether.conformance.violations import SuiteError
@@ -350,3 +351,20 @@ def test_every_host_of_a_url_gets_a_link() -> None:
 def test_url_without_a_port_is_the_harness_s_mistake(url: str) -> None:
     with pytest.raises(SuiteError, match="needs the port of"):
         Link.to(url)
+
+
+async def _fault() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("faults", "names"),
+    [
+        (Faults(), set()),
+        (Faults(restart=_fault), {"restart"}),
+        (Faults(kill=_fault), {"kill"}),
+        (Faults(kill=_fault, start=_fault), {"kill", "start", "restart"}),
+        (Faults(pause=_fault, resume=_fault, link=True), {"pause", "resume", "link"}),
+    ],
+)
+def test_what_can_be_killed_and_started_can_be_restarted(faults: Faults, names: set[str]) -> None:
+    assert faults.names() == names

@@ -44,7 +44,10 @@ def _harness(mutant: object) -> Harness:
 
 
 @pytest.mark.parametrize("name", [name for name, mutant in MUTANTS.items() if caught_by(mutant)])
-def test_mutant_dies_by_its_cases(name: str, record_property: Any) -> None:
+def test_mutant_dies_by_its_cases(
+    name: str, record_property: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # where histories are kept
     mutant = MUTANTS[name]
     with session_with(mutant, _harness(mutant)) as session:
         results = [session.run(all_cases()[case_id]) for case_id in caught_by(mutant)]
