@@ -426,3 +426,17 @@ async def test_a_client_of_ones_own_stays_open_and_is_watched(server, until):
     await client.close()
     with pytest.raises(Unavailable, match="not connected"):
         await Connection.from_client(client).open()
+
+
+async def test_pings_of_overlapping_reconnects_end_with_the_connection(shared, connect, until):
+    """nats-py starts a second task for pings when it connects twice at once, and forgets the first."""
+
+    def pinging():
+        return [task for task in asyncio.all_tasks() if "_ping_interval" in repr(task.get_coro())]
+
+    async with connect(shared.url) as connection:
+        client = connection.client
+        client._ping_interval_task = asyncio.create_task(client._ping_interval())
+        await until(lambda: len(pinging()) == 1)
+        await connection.barrier()
+    await until(lambda: not pinging())

@@ -1,4 +1,4 @@
-"""nats-py's client with the four things repaired that Aether cannot work around from outside.
+"""nats-py's client with the five things repaired that Aether cannot work around from outside.
 
 Everything that touches private parts of nats-py is here or marked with `noqa: SLF001`; the tests of this package fail
 when an update of nats-py changes one of them.
@@ -44,6 +44,7 @@ class Client(NatsClient):
     def __init__(self, *, tls: bool = False) -> None:
         super().__init__()
         self._tls_needed = tls
+        self._pinging: set[asyncio.Task[None]] = set()
 
     def _connect_command(self) -> bytes:
         # nats-py encrypts only if the server says so, also when it was given a TLS context: anybody who can change
@@ -60,6 +61,23 @@ class Client(NatsClient):
         else:
             _log.warning("the server ends the connection: %s", err_msg)
             await self._process_op_err(nats.errors.Error(f"nats: {err_msg}"))
+
+    async def _ping_interval(self) -> None:
+        # When a reconnect is under way while another one begins, or while the client is closed, nats-py makes a task of
+        # this that it does not know any more: it would run for ever.
+        task = asyncio.current_task()
+        assert task is not None
+        self.stop_pinging()
+        self._pinging.add(task)
+        try:
+            await super()._ping_interval()
+        finally:
+            self._pinging.discard(task)
+
+    def stop_pinging(self) -> None:
+        """End what asks the server for signs of life."""
+        for task in self._pinging:
+            task.cancel()
 
 
 class _SyncHandler:
@@ -107,6 +125,8 @@ def abort(client: NatsClient) -> None:
     An orderly close waits for a server that may never read, and after a failed TLS handshake for a call that never
     comes.
     """
+    if isinstance(client, Client):
+        client.stop_pinging()
     transport, client._transport = client._transport, None
     writer = getattr(transport, "_io_writer", None)
     if writer is not None:
