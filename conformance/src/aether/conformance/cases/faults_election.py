@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 
 from aether.conformance.cases.election import NAME, elected
 from aether.conformance.cases.faults_store import brief
@@ -45,19 +46,32 @@ async def lost_ack(ctx: Context) -> None:
     recorded, link = RegisterHistory(), await ctx.link()
     sound = recorded.wrap(await ctx.register())
     register = recorded.wrap(await ctx.register(link=link, timeout=brief(ctx)))
-    for number, ends in enumerate((link.reset, link.heal)):
-        name = f"a{number}"
-        revision = await ctx.recovers(lambda: register.cas(name, b"1", expected=0), "a first write")  # noqa: B023
+    numbers = count(1)
+    for ends in (link.reset, link.heal):
+        revision = await _replaced(ctx, register, numbers)
+        lost = b"%d" % next(numbers)
         link.blackhole(Way.REPLIES)
         with expect_error(OutcomeUnknown, "a cas whose answer is lost"):
-            await ctx.within(register.cas(name, b"2", expected=revision), "a cas without an answer to end")
+            await ctx.within(register.cas(NAME, lost, expected=revision), "a cas without an answer to end")
         ends()
         link.heal()
-        found = await sound.read(name)
-        expect_equal(found and found.value, b"2", "the record")
+        found = await sound.read(NAME)
+        expect_equal(found and found.value, lost, "the record")
         with expect_error(RevisionConflict, "replacing a revision that was replaced"):
-            await sound.cas(name, b"3", expected=revision)
-        recorded.check(name, await sound.read(name))
+            await sound.cas(NAME, b"refused", expected=revision)
+    recorded.check(NAME, await sound.read(NAME))
+
+
+async def _replaced(ctx: Context, register: LeaseRegister, numbers: Iterator[int]) -> int:
+    """Write the next number over whatever is there, and return its revision."""
+
+    async def replace() -> int:
+        found = await register.read(NAME)
+        return await register.cas(NAME, b"%d" % next(numbers), expected=found.revision if found else 0)
+
+    while True:
+        with suppress(RevisionConflict):  # a write whose answer was lost was applied meanwhile
+            return await ctx.recovers(replace, "a write behind a fault")
 
 
 @case("election.register.cas#reset", faults={"link"}, durability=Durability.PROCESS)
@@ -65,20 +79,14 @@ async def reset(ctx: Context) -> None:
     """A `cas` whose connection is reset, at any byte of it, MUST NOT be applied and refused at once."""
     recorded, link = RegisterHistory(), await ctx.link()
     register, sound = recorded.wrap(await ctx.register(link=link)), recorded.wrap(await ctx.register())
-    numbers = iter(range(1000))
-
-    async def replace() -> int:
-        found = await register.read("a")
-        return await register.cas("a", b"%d" % next(numbers), expected=found.revision if found else 0)
-
+    numbers = count(1)
     for way in Way:
         for place in _PLACES:
             link.reset_after(way, place)
             for _ in range(3):
-                with suppress(RevisionConflict):  # of a write of its own whose answer was lost
-                    await ctx.recovers(replace, "a write behind a reset")
+                await _replaced(ctx, register, numbers)
             link.heal()
-    recorded.check("a", await sound.read("a"))
+    recorded.check(NAME, await sound.read(NAME))
 
 
 # --- Terms ---

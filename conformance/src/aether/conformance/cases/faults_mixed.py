@@ -17,7 +17,8 @@ from aether.core import Durability, Event, EventStore, OutcomeUnknown, StaleRead
 _SEED = 20261125
 _ACTORS = 5
 _WRITERS = 4
-_STEPS = 40  # calls that end between two faults
+_STEPS = 40  # calls that end between two faults of a link
+_LONG = 200  # and of the server, which takes longer to come back
 _TROUBLE = (OutcomeUnknown, Unavailable, StaleRead)
 
 
@@ -152,9 +153,8 @@ async def mixed_server(ctx: Context) -> None:
             link.reset()  # so that something ends in spite of the pause
             await crowd.progress(1)
         await crowd.progress()
-        for _ in range(2):
+        for _ in range(3):
             async with ctx.gone():
-                await crowd.progress(1)
-            await crowd.progress()
-            link.reset()
+                await ctx.eventually(lambda: not link.connections, "the end of the connections to a dead server")
+            await crowd.progress(_LONG)
     await judge(ctx, recorded)
