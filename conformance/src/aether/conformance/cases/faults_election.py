@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from itertools import count
+from operator import gt
 
 from aether.conformance.cases.election import NAME, elected
 from aether.conformance.cases.faults_store import brief
@@ -210,32 +211,32 @@ async def mixed(ctx: Context) -> None:
     governed = _Governed(ctx, await ctx.store())
     elections = [await ctx.election(wrap=recorded.wrap, link=link) for link in links]
     over = asyncio.Event()
+    led = [0] * len(elections)
 
-    async def lead_often(election: Election) -> None:
+    async def lead_often(number: int, election: Election) -> None:
         while not over.is_set():
             async with _trying():
                 term = await election.campaign(NAME, ttl=ctx.lease, timeout=ctx.deadline)
                 async with _watched(term, tenures):
                     await governed.take_over(term)
                     await drift(20)
+                led[number] += 1
 
-    async def more_terms(number: int) -> None:
-        reached = len(tenures) + number
-        await ctx.eventually(lambda: len(tenures) >= reached, f"{number} more terms")
+    async def everybody_leads() -> None:
+        before = list(led)
+        await ctx.eventually(lambda: all(map(gt, led, before)), "every candidate to lead again")
 
-    async with ctx.background(*(lead_often(election) for election in elections)) as leading:
-        await more_terms(3)
-        for number, link in enumerate(links):
-            for fault in _faults_of(link):
-                fault()
-                await more_terms(1 + number)
-                link.heal()
+    async with ctx.background(*(lead_often(*each) for each in enumerate(elections))) as leading:
+        for way in (*Way, *Way):
+            for link in links:
+                await everybody_leads()
+                await _lose(ctx, link, way)
         async with ctx.paused():
             for link in links:
                 link.reset()
-        await more_terms(2)
+        await everybody_leads()
         await ctx.restart()
-        await more_terms(3)
+        await everybody_leads()
         over.set()
         await ctx.within(asyncio.gather(*leading), "the candidates to end")
     check_tenures(tenures)
@@ -243,8 +244,13 @@ async def mixed(ctx: Context) -> None:
     await _check_register(ctx, recorded)
 
 
-def _faults_of(link: Link) -> list[Callable[[], None]]:
-    return [link.reset, lambda: link.blackhole(Way.REPLIES), lambda: link.reset_after(Way.REPLIES, 100)]
+async def _lose(ctx: Context, link: Link, way: Way) -> None:
+    """Lose the next thing that goes that way, with its connection."""
+    arrived = link.traffic[way].arrived
+    link.blackhole(way)
+    await ctx.eventually(lambda: link.traffic[way].arrived > arrived, f"{way} on a link")
+    link.reset()
+    link.heal()
 
 
 @asynccontextmanager

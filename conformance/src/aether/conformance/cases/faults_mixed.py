@@ -15,9 +15,9 @@ from aether.conformance.rules import case
 from aether.core import Durability, Event, EventStore, OutcomeUnknown, StaleRead, Unavailable, VersionConflict
 
 _SEED = 20261125
-_ACTORS = 5
+_ACTORS = 3
 _WRITERS = 4
-_STEPS = 40  # calls that end between two faults of a link
+_STEPS = 80  # calls that end between two faults of a link
 _LONG = 200  # and of the server, which takes longer to come back
 _TROUBLE = (OutcomeUnknown, Unavailable, StaleRead)
 

@@ -60,7 +60,7 @@ class DeliversTheLastAgain(BusWrapper):
 
 
 class SendsWhatItRefused(BusWrapper):
-    """Keeps what it could not send, and sends it when the connection is back."""
+    """Keeps the last that it could not send, and sends it when the connection is back."""
 
     needs_server = True
     caught_by = "bus.order#reset"
@@ -73,7 +73,7 @@ class SendsWhatItRefused(BusWrapper):
         try:
             published = await self.inner.publish(message, count=count)
         except Unavailable:
-            self._kept.append(message)
+            self._kept = [message]
             raise
         while self._kept:
             await self.inner.publish(self._kept.pop(0))

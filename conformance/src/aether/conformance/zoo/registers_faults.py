@@ -8,7 +8,7 @@ from aether.conformance.wrappers import RegisterWrapper
 from aether.core import OutcomeUnknown, Unavailable
 from aether.core.spi import Entry, LeaseRegister, RevisionConflict
 
-_SLOW = 0.1  # seconds: what these registers take for a broken connection
+_SLOW = 0.02  # seconds: what these registers take for a broken connection
 _PAUSE = 0.005
 
 
@@ -86,14 +86,30 @@ class RenewsWithoutAnAnswer(RegisterWrapper):
             return expected + 1
 
 
-class TakesALossForAWrite(RegisterWrapper):
-    """A write whose answer is lost has been applied, it thinks."""
+class GoesOnAlone(RegisterWrapper):
+    """While the server does not answer at once, it reads and writes a copy of its own."""
 
     needs_server = True
     caught_by = "election.exclusive#faults"
 
+    def __init__(self, inner: LeaseRegister) -> None:
+        super().__init__(inner)
+        self._copies: dict[str, Entry | None] = {}
+
+    async def read(self, name: str) -> Entry | None:
+        try:
+            async with asyncio.timeout(_SLOW):
+                self._copies[name] = await self.inner.read(name)
+        except (TimeoutError, Unavailable):
+            if name not in self._copies:
+                raise Unavailable(name, reason="there is no copy yet") from None
+        return self._copies[name]
+
     async def cas(self, name: str, value: bytes, *, expected: int) -> int:
         try:
-            return await self.inner.cas(name, value, expected=expected)
-        except OutcomeUnknown:
-            return expected + 1
+            async with asyncio.timeout(_SLOW):
+                revision = await self.inner.cas(name, value, expected=expected)
+        except (TimeoutError, OutcomeUnknown, Unavailable):
+            revision = expected + 1
+        self._copies[name] = Entry(name, revision, value)
+        return revision
