@@ -428,15 +428,16 @@ async def test_a_client_of_ones_own_stays_open_and_is_watched(server, until):
         await Connection.from_client(client).open()
 
 
-async def test_pings_of_overlapping_reconnects_end_with_the_connection(shared, connect, until):
-    """nats-py starts a second task for pings when it connects twice at once, and forgets the first."""
+@pytest.mark.parametrize("work", ["_ping_interval", "_flusher"])
+async def test_tasks_of_overlapping_reconnects_end_with_the_connection(work, shared, connect, until):
+    """nats-py starts a second task for pings and for flushing when it connects twice at once, and forgets the first."""
 
-    def pinging():
-        return [task for task in asyncio.all_tasks() if "_ping_interval" in repr(task.get_coro())]
+    def running():
+        return [task for task in asyncio.all_tasks() if work in repr(task.get_coro())]
 
     async with connect(shared.url) as connection:
         client = connection.client
-        client._ping_interval_task = asyncio.create_task(client._ping_interval())
-        await until(lambda: len(pinging()) == 1)
+        setattr(client, f"{work}_task", asyncio.create_task(getattr(client, work)()))
+        await until(lambda: len(running()) == 1)
         await connection.barrier()
-    await until(lambda: not pinging())
+    await until(lambda: not running())

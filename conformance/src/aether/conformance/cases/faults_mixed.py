@@ -153,7 +153,7 @@ async def mixed_server(ctx: Context) -> None:
             link.reset()  # so that something ends in spite of the pause
             await crowd.progress(1)
         await crowd.progress()
-        for _ in range(3):
+        for _ in range(2):
             async with ctx.gone():
                 await ctx.eventually(lambda: not link.connections, "the end of the connections to a dead server")
             await crowd.progress(_LONG)

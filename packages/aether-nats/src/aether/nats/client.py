@@ -44,7 +44,7 @@ class Client(NatsClient):
     def __init__(self, *, tls: bool = False) -> None:
         super().__init__()
         self._tls_needed = tls
-        self._pinging: set[asyncio.Task[None]] = set()
+        self._steady: dict[str, set[asyncio.Task[None]]] = {}
 
     def _connect_command(self) -> bytes:
         # nats-py encrypts only if the server says so, also when it was given a TLS context: anybody who can change
@@ -63,21 +63,33 @@ class Client(NatsClient):
             await self._process_op_err(nats.errors.Error(f"nats: {err_msg}"))
 
     async def _ping_interval(self) -> None:
-        # When a reconnect is under way while another one begins, or while the client is closed, nats-py makes a task of
-        # this that it does not know any more: it would run for ever.
+        await self._alone("ping", super()._ping_interval)
+
+    async def _flusher(self) -> None:
+        await self._alone("flush", super()._flusher)
+
+    async def _alone(self, kind: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do a client's steady work, and end whoever else of its tasks does the same.
+
+        When a reconnect is under way while another one begins, or while the client is closed, nats-py makes tasks that
+        it does not know any more. They would run for ever.
+        """
         task = asyncio.current_task()
         assert task is not None
-        self.stop_pinging()
-        self._pinging.add(task)
+        for other in self._steady.pop(kind, set()):
+            other.cancel()
+        tasks = self._steady.setdefault(kind, set())
+        tasks.add(task)
         try:
-            await super()._ping_interval()
+            await work()
         finally:
-            self._pinging.discard(task)
+            tasks.discard(task)
 
-    def stop_pinging(self) -> None:
-        """End what asks the server for signs of life."""
-        for task in self._pinging:
-            task.cancel()
+    def end_steady_work(self) -> None:
+        """End its tasks, also those that nats-py has forgotten."""
+        for tasks in self._steady.values():
+            for task in tasks:
+                task.cancel()
 
 
 class _SyncHandler:
@@ -126,7 +138,7 @@ def abort(client: NatsClient) -> None:
     comes.
     """
     if isinstance(client, Client):
-        client.stop_pinging()
+        client.end_steady_work()
     transport, client._transport = client._transport, None
     writer = getattr(transport, "_io_writer", None)
     if writer is not None:
