@@ -9,7 +9,7 @@ from itertools import count
 import msgspec
 import pytest
 
-from aether.conformance.history import StoreHistory
+from aether.conformance.history import Published, Received, RegisterHistory, StoreHistory, check_bus
 from aether.conformance.history.election import (
     FencedWrite,
     RegisterCall,
@@ -34,6 +34,7 @@ from aether.conformance.history.records import (
 from aether.conformance.history.search import Operation, linearizable
 from aether.conformance.history.store import check_cas, check_global, check_session, check_set
 from aether.conformance.violations import Violation
+from aether.core.spi import Entry
 
 History = tuple[list[Record], list[Seen]]
 
@@ -350,6 +351,29 @@ def test_fence() -> None:
         check_fence([FencedWrite(token, "stored") for token in (1, 3, 2)])
 
 
+# --- Buses ---
+
+
+def received(*numbers: int) -> list[Received]:
+    return [Received("p", number) for number in numbers]
+
+
+def test_bus() -> None:
+    published = {"p": Published(accepted={1, 2, 4, 5, 6, 7}, unsent={3})}
+    check_bus(published, received(1, 2, 4, 5, 6, 7), gaps=0)
+    check_bus(published, received(2, 4), gaps=0)
+    check_bus(published, received(1, 4, 7), gaps=2)
+    check_bus(published, received(1, 7))
+    for wrong, gaps in ((received(1, 2, 2), 0), (received(1, 4, 2), 9), (received(2, 3), 9), (received(1, 4, 7), 1)):
+        with pytest.raises(Violation):
+            check_bus(published, wrong, gaps=gaps)
+
+
+def test_bus_without_gaps_to_count_is_still_checked_for_order() -> None:
+    with pytest.raises(Violation, match="at most once"):
+        check_bus({"p": Published(accepted={1, 2})}, received(2, 1))
+
+
 # --- What a person sees ---
 
 
@@ -373,3 +397,17 @@ def test_failure_shows_five_findings_and_keeps_the_history(
     assert [line["f"] for line in kept[1:]].count("final") == 5
     assert len(kept) == 1 + len(calls) + 5
     assert str(tmp_path) in lines[-1]
+
+
+def test_register_that_fails_is_kept(tmp_path: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    history = RegisterHistory("c-1")
+    history.calls["billing"] += [RegisterCall("written", b"a", 0, 1, 0, 1), RegisterCall("refused", b"b", 1, 0, 2, 3)]
+    history.check("billing", Entry("billing", 1, b"a"))
+
+    with pytest.raises(Violation) as caught:
+        history.check("billing", Entry("billing", 2, b"b"))
+    assert str(tmp_path) in caught.value.found
+    kept = [json.loads(line) for line in (tmp_path / "aether-history-c-1-register.jsonl").read_text().splitlines()]
+    assert kept[0] == {"aether-history": 1, "namespace": "c-1", "register": "billing"}
+    assert [(line["kind"], line["value"]) for line in kept[1:]] == [("written", "a"), ("refused", "b")]

@@ -44,7 +44,7 @@ _PLACES = (1, 20, 60, 150, 400)
 @case("election.register.cas#ack", faults={"link"}, durability=Durability.PROCESS)
 async def lost_ack(ctx: Context) -> None:
     """A `cas` that is applied, but whose answer is lost, MUST raise OutcomeUnknown: a RevisionConflict is definite."""
-    recorded, link = RegisterHistory(), await ctx.link()
+    recorded, link = RegisterHistory(ctx.namespace), await ctx.link()
     sound = recorded.wrap(await ctx.register())
     register = recorded.wrap(await ctx.register(link=link, timeout=brief(ctx)))
     numbers = count(1)
@@ -78,7 +78,7 @@ async def _replaced(ctx: Context, register: LeaseRegister, numbers: Iterator[int
 @case("election.register.cas#reset", faults={"link"}, durability=Durability.PROCESS)
 async def reset(ctx: Context) -> None:
     """A `cas` whose connection is reset, at any byte of it, MUST NOT be applied and refused at once."""
-    recorded, link = RegisterHistory(), await ctx.link()
+    recorded, link = RegisterHistory(ctx.namespace), await ctx.link()
     register, sound = recorded.wrap(await ctx.register(link=link)), recorded.wrap(await ctx.register())
     numbers = count(1)
     for way in Way:
@@ -102,12 +102,18 @@ class _Governed:
         self.actor = "governed"
 
     async def take_over(self, term: Term) -> int:
-        """Write as a new leader; the version that was written. From now on what older terms expect is not true."""
+        """Write as a new leader, unless a newer one has; the version that was written.
+
+        From now on what older terms expect is not true.
+        """
 
         async def write() -> int:
-            version = await self._store.version(self.actor) + 1
-            await self._store.append(event(self.actor, version, data={"token": term.token}))
-            return version
+            last = await listed(self._store.read(self.actor, reverse=True, limit=1))
+            version, token = (last[0].version, last[0].data["token"]) if last else (0, 0)
+            if token > term.token:
+                raise LeadershipLost(term.name, token=term.token, reason="a newer term has written")
+            await self.write(term, version + 1)
+            return version + 1
 
         while True:
             with suppress(VersionConflict):
@@ -153,7 +159,7 @@ async def cut_off(ctx: Context) -> None:
     """A leader that is cut off for longer than its lease MUST lose it before a rival leads; what it had sent, and
     arrives later, MUST change nothing, and what it writes on MUST be refused.
     """
-    recorded, link, tenures = RegisterHistory(), await ctx.link(), list[Tenure]()
+    recorded, link, tenures = RegisterHistory(ctx.namespace), await ctx.link(), list[Tenure]()
     governed = _Governed(ctx, await ctx.store())
     old, new = await ctx.election(wrap=recorded.wrap, link=link), await ctx.election(wrap=recorded.wrap)
     elder = await elected(ctx, old)
@@ -181,7 +187,7 @@ async def cut_off(ctx: Context) -> None:
 @case("election.exclusive#pause", faults={"pause", "resume"}, durability=Durability.PROCESS)
 async def paused(ctx: Context) -> None:
     """A server that pauses for longer than a lease MUST NOT lead to two terms at once, nor to a lower token."""
-    recorded, tenures = RegisterHistory(), list[Tenure]()
+    recorded, tenures = RegisterHistory(ctx.namespace), list[Tenure]()
     governed = _Governed(ctx, await ctx.store())
     old, new = await ctx.election(wrap=recorded.wrap), await ctx.election(wrap=recorded.wrap)
     elder = await elected(ctx, old)
@@ -207,7 +213,7 @@ async def paused(ctx: Context) -> None:
 )
 async def mixed(ctx: Context) -> None:
     """Candidates that lead in turn MUST never overlap while connections break, and the server pauses and dies."""
-    recorded, tenures, links = RegisterHistory(), list[Tenure](), [await ctx.link() for _ in range(3)]
+    recorded, tenures, links = RegisterHistory(ctx.namespace), list[Tenure](), [await ctx.link() for _ in range(3)]
     governed = _Governed(ctx, await ctx.store())
     elections = [await ctx.election(wrap=recorded.wrap, link=link) for link in links]
     over = asyncio.Event()

@@ -6,10 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from tempfile import gettempdir
 
 import msgspec
 
 from aether.conformance.violations import Violation
+
+FORMAT = 1
+"""The version of the format of histories that are kept, which `records.py` and `registers.py` describe."""
 
 _MOST = 5
 _CALLS = 4
@@ -37,6 +41,13 @@ class Disproved(Violation):
             lines.append("… and more")
         lines.append(f"in {total}" + (f", kept in {dump}" if dump else ""))
         self.found = "\n".join(lines)
+
+
+def write(name: str, lines: Iterable[object]) -> Path:
+    """Keep a history among the temporary files, one JSON object in each line."""
+    path = Path(gettempdir()) / f"aether-history-{name}.jsonl"
+    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    return path
 
 
 def first(findings: Iterable[Finding]) -> list[Finding]:

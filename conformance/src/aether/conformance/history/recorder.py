@@ -10,13 +10,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import msgspec
 
 from aether.conformance.history.feeds import check_pages, check_subs
-from aether.conformance.history.findings import Disproved, first
+from aether.conformance.history.findings import FORMAT, Disproved, first, write
 from aether.conformance.history.records import (
     Append,
     Delivery,
@@ -34,9 +33,6 @@ from aether.conformance.wrappers import StoreWrapper
 from aether.core.encoding import decode_event
 from aether.core.errors import Unavailable, VersionConflict
 from aether.core.spi import Page, Stored, StoreDriver, Tail, Write
-
-FORMAT = 1
-"""The version of the format that `records.py` describes."""
 
 _CHECKS = (
     ("every acknowledged event once, and none that was refused", check_set),
@@ -71,11 +67,9 @@ class StoreHistory:
 
     def dump(self, stored: Sequence[Seen]) -> Path:
         """Write the history into the directory of temporary files."""
-        path = Path(gettempdir()) / f"aether-history-{self.namespace}.jsonl"
         header = {"aether-history": FORMAT, "namespace": self.namespace}
         final = [{"f": "final", **msgspec.structs.asdict(seen)} for seen in stored]
-        path.write_bytes(b"\n".join(map(msgspec.json.encode, [header, *self.calls, *final])) + b"\n")
-        return path
+        return write(self.namespace, [header, *self.calls, *final])
 
 
 def _seen_of(stored: Stored) -> Seen:

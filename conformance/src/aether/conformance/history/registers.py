@@ -1,4 +1,8 @@
-"""Records what lease registers are asked and what they answer."""
+"""Records what lease registers are asked and what they answer.
+
+A history that fails is kept as lines of JSON: a header `{"aether-history": 1, "namespace": …, "register": …}`, then one
+`RegisterCall` in each line, its value as text and its moments in seconds of one monotonic clock.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,13 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Literal
 
 from aether.conformance.history.election import RegisterCall, check_register
+from aether.conformance.history.findings import FORMAT, write
+from aether.conformance.violations import Violation
 from aether.conformance.wrappers import RegisterWrapper
 from aether.core.errors import Unavailable
 from aether.core.spi import Entry, LeaseRegister, RevisionConflict, Watch
@@ -17,7 +25,8 @@ from aether.core.spi import Entry, LeaseRegister, RevisionConflict, Watch
 class RegisterHistory:
     """What the registers of one namespace were asked, and what they answered, by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
         self.calls: dict[str, list[RegisterCall]] = defaultdict(list)
 
     def wrap(self, register: LeaseRegister) -> LeaseRegister:
@@ -26,7 +35,16 @@ class RegisterHistory:
 
     def check(self, name: str, final: Entry | None) -> None:
         """Raise a `Violation` unless the calls on this record can have led to what is there in the end."""
-        check_register(self.calls[name], final=(final.revision, final.value) if final else (0, b""))
+        try:
+            check_register(self.calls[name], final=(final.revision, final.value) if final else (0, b""))
+        except Violation as violation:
+            violation.found += f"\nin a history of {len(self.calls[name])} calls, kept in {self._dump(name)}"
+            raise
+
+    def _dump(self, name: str) -> Path:
+        header = {"aether-history": FORMAT, "namespace": self.namespace, "register": name}
+        calls = [{**asdict(call), "value": call.value.decode(errors="replace")} for call in self.calls[name]]
+        return write(f"{self.namespace}-register", [header, *calls])
 
     def saw(self, entry: Entry | None, begin: float) -> None:
         """Somebody was shown a record."""
