@@ -140,10 +140,11 @@ async def _watched(term: Term, tenures: list[Tenure]) -> AsyncIterator[None]:
     begin = time.monotonic()
 
     async def watch() -> None:
-        end = begin
+        now = end = begin
         while term.valid():
-            end = time.monotonic()
+            end = now  # looked at before: it led then, however long this process was not running since
             await asyncio.sleep(0)
+            now = time.monotonic()
         tenures.append(Tenure(term.token, term.holder, begin, end))
 
     watching = asyncio.create_task(watch())
