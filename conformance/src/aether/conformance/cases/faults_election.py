@@ -30,6 +30,7 @@ from aether.core import (
     OutcomeUnknown,
     StaleRead,
     Term,
+    TimedOut,
     Unavailable,
     VersionConflict,
 )
@@ -265,7 +266,7 @@ async def _trying() -> AsyncIterator[None]:
     """What a candidate goes on behind."""
     try:
         yield
-    except (LeadershipLost, OutcomeUnknown, StaleRead, Unavailable):
+    except (LeadershipLost, OutcomeUnknown, StaleRead, TimedOut, Unavailable):
         await drift(1)
 
 
