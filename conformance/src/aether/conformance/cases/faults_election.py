@@ -168,8 +168,7 @@ async def cut_off(ctx: Context) -> None:
     async with _watched(elder, tenures):
         version = await governed.take_over(elder)
         link.blackhole(Way.REQUESTS)
-        arrived = link.traffic[Way.REQUESTS].arrived
-        await ctx.eventually(lambda: link.traffic[Way.REQUESTS].arrived > arrived, "a renewal to be on its way")
+        await ctx.eventually(lambda: link.traffic[Way.REQUESTS].held, "a renewal to be on its way")
         younger = await _successor(ctx, new)
     async with _watched(younger, tenures):
         await governed.take_over(younger)
@@ -254,9 +253,8 @@ async def mixed(ctx: Context) -> None:
 
 async def _lose(ctx: Context, link: Link, way: Way) -> None:
     """Lose the next thing that goes that way, with its connection."""
-    arrived = link.traffic[way].arrived
     link.blackhole(way)
-    await ctx.eventually(lambda: link.traffic[way].arrived > arrived, f"{way} on a link")
+    await ctx.eventually(lambda: link.traffic[way].held, f"{way} on a link")
     link.reset()
     link.heal()
 

@@ -36,6 +36,9 @@ class Traffic:
     passed: int = 0
     """How many the link has handed to their receiver."""
 
+    held: int = 0
+    """How many are at the link now, and may not pass yet."""
+
     left: int | None = None
     """How many may still pass until the connection is reset that they pass through; None: as many as come."""
 
@@ -95,7 +98,7 @@ class Line:
         await asyncio.gather(*(each.wait_closed() for each in self._writers), return_exceptions=True)
 
     async def _pump(self, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        chunk = b"?"
+        traffic, chunk = self._traffic[way], b"?"
         while chunk:
             try:
                 chunk = await reader.read(_CHUNK)
@@ -103,11 +106,15 @@ class Line:
                 await self._allowed(way)  # not even a reset gets through a black hole
                 self.reset()
                 return
-            self._traffic[way].arrived += len(chunk)
-            await self._allowed(way)
+            traffic.arrived += len(chunk)
+            traffic.held += len(chunk)
+            try:
+                await self._allowed(way)
+            finally:
+                traffic.held -= len(chunk)
             with suppress(OSError):  # its receiver is gone, which the other pump finds out and passes on
                 if chunk:
-                    await self._pass(self._traffic[way], chunk, writer)
+                    await self._pass(traffic, chunk, writer)
                 else:
                     writer.write_eof()
 
