@@ -441,3 +441,16 @@ async def test_tasks_of_overlapping_reconnects_end_with_the_connection(work, sha
         await until(lambda: len(running()) == 1)
         await connection.barrier()
     await until(lambda: not running())
+
+
+async def test_overlapping_reconnects_do_not_fail_at_their_end(server, connect, until):
+    async with connect(server.url) as connection:
+        client = connection.client
+        server.kill()
+        await until(lambda: client._reconnection_task_future is not None)
+        before = client._reconnection_task_future
+        tasks = [client._reconnection_task, asyncio.create_task(client._attempt_reconnect())]
+        await until(lambda: client._reconnection_task_future is not before)
+        for task in tasks:
+            task.cancel()
+        assert await asyncio.gather(*tasks) == [None, None]

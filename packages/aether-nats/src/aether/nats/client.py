@@ -62,6 +62,11 @@ class Client(NatsClient):
             _log.warning("the server ends the connection: %s", err_msg)
             await self._process_op_err(nats.errors.Error(f"nats: {err_msg}"))
 
+    async def _attempt_reconnect(self) -> None:
+        # Two of them that overlap share one future, and the last thing that the later one does is to set it again.
+        with suppress(asyncio.InvalidStateError):
+            await super()._attempt_reconnect()
+
     async def _ping_interval(self) -> None:
         await self._alone("ping", super()._ping_interval)
 
