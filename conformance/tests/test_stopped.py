@@ -140,8 +140,9 @@ def test_sound_backend_passes(case_id: str) -> None:
 
 @pytest.mark.parametrize("kind", [TakesItsOwnTime, LeaksItsClientsError])
 @pytest.mark.parametrize("case_id", CASES)
-def test_broken_backend_dies(case_id: str, kind: type[Sound]) -> None:
+def test_broken_backend_dies(case_id: str, kind: type[Sound], record_property: Any) -> None:
     assert _result(kind, case_id).status is Status.FAIL
+    record_property("zoo", (kind.__name__, [case_id]))
 
 
 @pytest.mark.parametrize("case_id", ["store.driver.timeout#write", "election.register.timeout#definite"])

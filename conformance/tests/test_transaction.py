@@ -239,11 +239,12 @@ MUTANTS = [IgnoresTransactions, CheckpointsOutside, ForgetsItsOwnWrites, ChecksN
 
 
 @pytest.mark.parametrize(("kind", "case_id"), [(kind, one) for kind in MUTANTS for one in kind.caught_by])
-def test_broken_backend_dies_by_its_case(kind: Any, case_id: str) -> None:
+def test_broken_backend_dies_by_its_case(kind: Any, case_id: str, record_property: Any) -> None:
     with Session(TransactionalHarness(), registry=_registry(kind)) as session:
         result = session.run(all_cases()[case_id])
 
     assert result.status is Status.FAIL, f"{case_id} does not notice {kind.__name__}"
+    record_property("zoo", (kind.__name__, [case_id]))
 
 
 def test_every_case_is_proved() -> None:

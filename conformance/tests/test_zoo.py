@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from aether.conformance.harness import Harness
-from aether.conformance.rules import all_cases
+from aether.conformance.rules import Case, all_cases
 from aether.conformance.runner import Session, Status
 from aether.conformance.violations import SuiteError
 from aether.conformance.wrappers import BusWrapper, RegisterWrapper, StoreWrapper
 from aether.conformance.zoo import CoreMutant, Mutant, all_mutants, caught_by, core_mutants, registry_with, session_with
+from aether.core.features import Feature
 from aether.memory.testing import MemoryHarness
 from aether.nats.testing import NatsHarness
 
@@ -70,10 +71,15 @@ def test_every_mutant_dies_by_something() -> None:
     assert immortal == set()
 
 
+def _proved_beside(case: Case) -> bool:
+    """What breaks these is no wrapper of a driver: test_transaction.py and test_stopped.py prove each of them."""
+    return Feature.CALLER_TRANSACTION in case.needs or case.rule.endswith(".timeout")
+
+
 def test_every_case_kills_something() -> None:
     """A case that no mutant fails may not be able to fail at all."""
     proven = {case_id for mutant in MUTANTS.values() for case_id in caught_by(mutant)}
-    unproven = [case_id for case_id in all_cases() if case_id not in proven]
+    unproven = [case.id for case in all_cases().values() if case.id not in proven and not _proved_beside(case)]
 
     assert unproven == [], f"no mutant breaks {', '.join(unproven)}: {len(unproven)} cases are unproven"
 

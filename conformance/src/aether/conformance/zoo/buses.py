@@ -116,6 +116,7 @@ class SendsSomeLater(BusWrapper):
     """What found the connection busy is sent by a task, behind what comes after it."""
 
     caught_by = "bus.order"
+    unseen = "games publish one event after the other"
 
     def __init__(self, inner: BusDriver) -> None:
         super().__init__(inner)
@@ -166,6 +167,7 @@ class CutsLongMessages(BusWrapper):
     """Declares the size that the server should have, not the one that it has."""
 
     caught_by = "bus.deliver#large"
+    unseen = "only sizes near the limit show it"
 
     async def publish(self, message: Message, *, count: bool = False) -> int | None:
         return await self.inner.publish(msgspec.structs.replace(message, data=message.data[:65_535]), count=count)

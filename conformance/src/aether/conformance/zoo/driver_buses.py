@@ -17,6 +17,7 @@ from aether.core.spi import BusFilter, Message, Sink
 
 class ClaimsWhatItsServerMay(BusWrapper):
     caught_by = "bus.driver.features"
+    unseen = "only claims show it"
 
     @property
     def features(self) -> frozenset[Feature]:
@@ -25,6 +26,7 @@ class ClaimsWhatItsServerMay(BusWrapper):
 
 class SendsJsonAgain(BusWrapper):
     caught_by = "bus.driver.deliver"
+    unseen = "the facade decodes what it gets"
 
     async def publish(self, message: Message, *, count: bool = False) -> int | None:
         data = json.dumps(json.loads(message.data)).encode()
@@ -35,6 +37,7 @@ class NamesCountTowardsTheLimit(BusWrapper):
     """Its server's limit holds for the whole message, names included."""
 
     caught_by = "bus.driver.limits"
+    unseen = "only sizes near the limit show it"
 
     async def publish(self, message: Message, *, count: bool = False) -> int | None:
         size = len(message.data) + len(message.type.encode()) + len(message.actor_id.encode())
@@ -63,6 +66,7 @@ class DeliversFromAThread(BusWrapper):
     """Its client library has a thread of its own that calls back."""
 
     caught_by = "bus.driver.sink"
+    unseen = "only the thread shows it"
 
     def subscribe(self, wanted: BusFilter, *, queue: str | None, sink: Sink) -> AbstractAsyncContextManager[None]:
         class FromThread(_Around):
@@ -78,6 +82,7 @@ class ReportsBatchesAsLosses(BusWrapper):
     """Tells its own bookkeeping from losses by a wrong sign."""
 
     caught_by = "bus.driver.sink#healthy"
+    unseen = "it takes more messages in a row than a game publishes"
 
     def subscribe(self, wanted: BusFilter, *, queue: str | None, sink: Sink) -> AbstractAsyncContextManager[None]:
         class Reports(_Around):
@@ -97,6 +102,7 @@ class LeavesLater(BusWrapper):
     """Leaving returns before the subscription has ended."""
 
     caught_by = "bus.driver.sink#left"
+    unseen = "it takes a message behind the end of a subscription"
 
     @asynccontextmanager
     async def subscribe(self, wanted: BusFilter, *, queue: str | None, sink: Sink) -> AsyncIterator[None]:
@@ -130,6 +136,7 @@ class CountsWithoutTheFeature(BusWrapper):
     """Does not claim it, and does half of it."""
 
     caught_by = "bus.driver.count#unclaimed"
+    unseen = "only a driver that is asked for a count shows it"
 
     @property
     def features(self) -> frozenset[Feature]:
@@ -138,6 +145,7 @@ class CountsWithoutTheFeature(BusWrapper):
 
 class FailsToLeaveWhenClosed(BusWrapper):
     caught_by = "bus.driver.close"
+    unseen = "games leave before they close"
 
     closed = False
 
@@ -157,6 +165,7 @@ class ChoosesBeforeItFilters(BusWrapper):
     """A queue gives each message to one of its members, and that one drops it if it wants another type."""
 
     caught_by = "bus.queue#types"
+    unseen = "members of one queue want the same in its games"
 
     def subscribe(self, wanted: BusFilter, *, queue: str | None, sink: Sink) -> AbstractAsyncContextManager[None]:
         everything = wanted if queue is None else msgspec.structs.replace(wanted, types=None)

@@ -22,6 +22,7 @@ class ScansByOffset(RegisterWrapper):
     """Reads pages of the records by their age; one that changes meanwhile moves to the end, and others move up."""
 
     caught_by = "election.register.scan#busy"
+    unseen = "it takes writers beside a scan"
 
     async def scan(self, prefix: str) -> Sequence[Entry]:
         found: list[Entry] = []
@@ -65,6 +66,7 @@ class OneWatchPerRegister(RegisterWrapper):
     """A second watch takes the place of the first."""
 
     caught_by = "election.register.watch#several"
+    unseen = "it takes two watches of one handle at once"
 
     newest: object = None
 
@@ -88,6 +90,7 @@ class ForgetsTheCancelled(RegisterWrapper):
     """A change that was taken for a wait that is cancelled is gone."""
 
     caught_by = "election.register.watch#cancelled"
+    unseen = "it takes a wait that is cancelled"
 
     @asynccontextmanager
     async def watch(self, prefix: str) -> AsyncIterator[Watch]:
@@ -106,6 +109,7 @@ class PollsAndClaimsPush(RegisterWrapper):
     """Looks five times a second."""
 
     caught_by = "election.register.push"
+    unseen = "only the time that a hint takes shows it"
 
     @asynccontextmanager
     async def watch(self, prefix: str) -> AsyncIterator[Watch]:

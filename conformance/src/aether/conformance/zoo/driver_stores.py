@@ -19,6 +19,7 @@ from aether.core.spi import Page, RevisionConflict, Slot, Stored, Tail, Write
 
 class ClaimsMoreThanAnnounced(StoreWrapper):
     caught_by = "store.driver.features"
+    unseen = "only claims show it"
 
     @property
     def features(self) -> frozenset[Feature]:
@@ -37,6 +38,7 @@ class UnlimitedCommits(StoreWrapper):
 
 class IdentityIsAPath(StoreWrapper):
     caught_by = "store.driver.identity"
+    unseen = "the facade hides the form of an identity"
 
     @property
     def identity(self) -> str:
@@ -65,6 +67,7 @@ class AnswersTheHead(StoreWrapper):
     """Asks for the highest position behind its commit, when others may have written."""
 
     caught_by = "store.driver.append#position"
+    unseen = "only appends of others at the same time show it"
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
         position = await self.inner.append(writes)
@@ -86,6 +89,7 @@ class WritesActorsInChunks(StoreWrapper):
     """Refuses the rest of a commit when the first part of it is stored."""
 
     caught_by = "store.append.many#wide"
+    unseen = "it takes more than 1,000 actors in a commit"
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
         position = await self.inner.append(writes[:1000])
@@ -109,6 +113,7 @@ class EncodesAgain(_Rewrites):
     """Keeps events in a column of JSON."""
 
     caught_by = "store.driver.append#bytes"
+    unseen = "the facade decodes what it gets"
 
     def rewritten(self, stored: Stored) -> Stored:
         return msgspec.structs.replace(stored, data=json.dumps(json.loads(stored.data), separators=(",", ":")).encode())
@@ -130,6 +135,7 @@ class SaysMoreTooEarly(StoreWrapper):
     """A page that `limit` has cut is taken for the end."""
 
     caught_by = "store.driver.read"
+    unseen = "the facade asks again, and gets the rest"
 
     async def read(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
         page = await self.inner.read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
@@ -140,6 +146,7 @@ class FeedsWholeCommits(StoreWrapper):
     """Looks for the commits that `after` and `upto` lie in, and forgets that they may lie inside."""
 
     caught_by = "store.driver.feed"
+    unseen = "the facade asks for the feed up to the end of a commit"
 
     async def feed(self, *, after: int, upto: int, limit: int) -> Page:
         page = await self.inner.feed(after=after, upto=upto, limit=limit)
@@ -154,6 +161,7 @@ class FeedsWholeCommits(StoreWrapper):
 
 class FeedsWithoutLimit(StoreWrapper):
     caught_by = "store.driver.feed#limit"
+    unseen = "the facade cuts what is too much"
 
     async def feed(self, *, after: int, upto: int, limit: int) -> Page:
         return await self.inner.feed(after=after, upto=upto, limit=max(limit, 10))
@@ -243,6 +251,7 @@ class OneTailPerStore(_TailMutant):
     """All tails of a driver share one buffer; each page goes to whoever asks first."""
 
     caught_by = "store.driver.tail#several"
+    unseen = "it takes two subscriptions of one handle at once"
 
     @asynccontextmanager
     async def tail(self, *, after: int) -> AsyncIterator[Tail]:
@@ -274,6 +283,7 @@ class CreatesSlotsAgain(_SlotMutant):
     """0 means "whatever there is"."""
 
     caught_by = "store.driver.slot"
+    unseen = "only two handles that save at once show it"
 
     async def save(
         self, kind: str, name: str, value: bytes, *, expected: int, transaction: object | None = None
@@ -286,6 +296,7 @@ class RevisionIsAChecksum(_SlotMutant):
     """An equal value counts as no change."""
 
     caught_by = "store.driver.slot#revision"
+    unseen = "the facade never saves the same value twice"
 
     async def save(
         self, kind: str, name: str, value: bytes, *, expected: int, transaction: object | None = None
@@ -314,6 +325,7 @@ class CutsSlotNames(_SlotMutant):
     """A column of 512 characters, and a server that cuts what is longer."""
 
     caught_by = "store.driver.slot#apart"
+    unseen = "only names of more than 512 characters show it"
 
     async def load(self, kind: str, name: str) -> Slot | None:
         return await self.inner.load(kind, name[:512])
@@ -328,6 +340,7 @@ class SlotsAreText(_SlotMutant):
     """Keeps values in a column of text."""
 
     caught_by = "store.driver.slot#bytes"
+    unseen = "the facade saves text only"
 
     async def load(self, kind: str, name: str) -> Slot | None:
         found = await self.inner.load(kind, name)
@@ -339,6 +352,7 @@ class SlotsAreText(_SlotMutant):
 
 class ClosesOnce(StoreWrapper):
     caught_by = "store.driver.close"
+    unseen = "the facade closes a driver once"
 
     closed = False
 
@@ -353,6 +367,7 @@ class LeaksItsClientsErrors(StoreWrapper):
     """A call that finds its connection closed raises what the client library raises."""
 
     caught_by = "store.driver.close#waiting"
+    unseen = "it takes calls that wait when the driver is closed"
 
     closed = False
 

@@ -29,6 +29,7 @@ class NamesTakeRoom(StoreWrapper):
     """The limit that it tells is that of its server, for data and names together."""
 
     caught_by = "store.append.limits#names"
+    unseen = "only sizes near the limit show it"
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
         size = sum(len(w.actor_id.encode()) + sum(len(record.data) for record in w.records) for w in writes)
@@ -70,6 +71,7 @@ class AcknowledgesTheQueue(StoreWrapper):
 
 class OrdersByTime(StoreWrapper):
     caught_by = "store.feed.order#clock"
+    unseen = "it takes a clock that goes back"
 
     async def feed(self, *, after: int, upto: int, limit: int) -> Page:
         page = await self.inner.feed(after=after, upto=upto, limit=limit)
@@ -101,6 +103,7 @@ class HashesActors(StoreWrapper):
     """A hash of 16 bits stands for the actor."""
 
     caught_by = "store.names#many"
+    unseen = "it takes thousands of actors"
 
     names: ClassVar[dict[tuple[str, bytes], str]] = {}
 
@@ -116,6 +119,7 @@ class ReadsAllAtOnce(StoreWrapper):
     """The client library collects the whole answer."""
 
     caught_by = "store.read.pages"
+    unseen = "only memory shows it"
 
     async def read(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
         found: list[Stored] = []
@@ -134,6 +138,7 @@ class BuffersEverything(StoreWrapper):
     """Takes events from the server as they come, whether anybody asks for them or not."""
 
     caught_by = "store.subscribe.pressure#memory"
+    unseen = "only memory shows it"
 
     @asynccontextmanager
     async def tail(self, *, after: int) -> AsyncIterator[Tail]:
@@ -161,6 +166,7 @@ class FewSubscriptions(StoreWrapper):
     """A pool of 32 connections, one for each subscription; the next one waits for a free one."""
 
     caught_by = "store.subscribe.seam#several"
+    unseen = "it takes more subscriptions than a game has"
 
     def __init__(self, inner: StoreDriver) -> None:
         super().__init__(inner)
@@ -199,6 +205,7 @@ class DropsWhatItCannotRead(StoreWrapper):
     """A value that is no JSON counts as none."""
 
     caught_by = "store.checkpoint.damaged"
+    unseen = "it takes a damaged slot"
 
     async def load(self, kind: str, name: str) -> Slot | None:
         found = await self.inner.load(kind, name)
@@ -212,6 +219,7 @@ class BelongsToTheFirstLoop(StoreWrapper):
     """A client that all stores of the process share, made in the event loop of the first."""
 
     caught_by = "store.close#loops"
+    unseen = "it takes a second event loop"
 
     loop: ClassVar[asyncio.AbstractEventLoop | None] = None
 

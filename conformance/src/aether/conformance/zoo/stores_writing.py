@@ -313,6 +313,7 @@ class CutsLongValues(StoreWrapper):
     """Columns of 64 KiB, in a database that cuts off what is longer."""
 
     caught_by = ("store.append.limits#event", "store.append.limits#bytes", "store.append.limits#snapshot")
+    unseen = "only sizes near the limit show it"
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
         return await self.inner.append([_expecting(w, w.expected, records=tuple(map(_cut, w.records))) for w in writes])
