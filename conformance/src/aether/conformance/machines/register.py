@@ -17,6 +17,9 @@ from aether.core.lease import Lease
 from aether.core.spi import Entry, LeaseRegister
 
 _PLACES = ("", "on a second handle: ", "in another namespace: ")
+_WILDCARDS = ("*", "?", "%", "_", ">")
+"""What means any text to some server, and only itself to a register."""
+
 _PLACE = st.sampled_from((0, 0, 0, 1, 1, 2))
 _EXPECTED = st.sampled_from(("right", "right", "right", "right", "none", "before", "above", "another's"))
 
@@ -202,3 +205,5 @@ class RegisterGame(Game[RegisterParty]):
             for name in self.names:
                 self.read(place, name, quiet=True)
             self.scan(place, "", quiet=True)
+        for wildcard in _WILDCARDS:
+            self.scan(0, wildcard, quiet=True)
