@@ -88,7 +88,7 @@ async def test_a_cancelled_watch_loses_nothing(shared, namespace):
 
 
 async def test_without_an_answer_the_outcome_is_unknown(server, namespace):
-    async with Opened(server.url, namespace) as register:
+    async with Opened(server.url, namespace, timeout=2.0) as register:
         server.pause()
         register._state.timeout = 0.1
         with pytest.raises(OutcomeUnknown):
@@ -99,6 +99,7 @@ async def test_without_an_answer_the_outcome_is_unknown(server, namespace):
             await register.scan("")
         server.resume()
         register._state.timeout = 20
+    async with Opened(server.url, namespace) as register:
         assert (await register.read("b")).value == b"1"
 
 
@@ -131,7 +132,7 @@ async def test_a_stream_that_could_lose_something_is_refused(setting, value, sha
 
 
 async def test_a_stream_that_is_gone_is_no_empty_register(shared, namespace):
-    async with Opened(shared.url, namespace) as register:
+    async with Opened(shared.url, namespace, timeout=2.0) as register:
         await register.cas("a", b"1", expected=0)
         state = register._state
         await register._connection.js_api(f"$JS.API.STREAM.DELETE.{state.stream}", b"", timeout=20)

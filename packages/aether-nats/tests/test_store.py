@@ -30,6 +30,11 @@ from aether.core import (
     open_store,
 )
 from aether.core.encoding import encode_event
+from aether.core.event import new_id
+from aether.core.registry import default_registry
+from aether.core.scope import Scope
+from aether.core.spi import NewRecord, Write
+from aether.core.url import BackendURL
 from aether.nats import NatsCluster, NatsServer
 from aether.nats import open_store as open_store_on
 
@@ -558,3 +563,17 @@ def test_a_client_of_ones_own_stays_open(tmp_path: Path) -> None:
         assert client.is_connected
 
     run(tmp_path, body)
+
+
+async def test_a_store_that_was_just_made_in_a_cluster_takes_appends_at_once(cluster: NatsCluster) -> None:
+    """The server that a client talks to may not know yet that there is a stream: its driver waits for that."""
+
+    async def first(number: int) -> None:
+        driver = default_registry().open_store(BackendURL(cluster.url), Scope(f"new-{number}-{new_id()}"))
+        await driver.open()
+        made = event(1)
+        await driver.append([Write("a", 0, (NewRecord(1, made.id, made.type, encode_event(made)),))])
+        await driver.close()
+
+    for start in range(0, 60, 6):
+        await asyncio.gather(*(first(number) for number in range(start, start + 6)))

@@ -76,6 +76,8 @@ class EventLog:
     async def open(self) -> None:
         """Create the stream if need be, check that it can lose nothing, and read what it is."""
         await self.patiently(self._open)
+        if self.replicas > 1:
+            await self.last(self.subjects)  # a stream that was just made may have no leader yet
 
     async def ready(self) -> None:
         """After a reconnect, and after any doubt, make sure that it is the same stream on the other side."""
