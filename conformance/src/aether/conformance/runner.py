@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import shlex
 import time
 import traceback
@@ -33,12 +34,14 @@ _START_SECONDS = 60.0  # that a server may take to start or to stop
 
 _GAMES = 40
 _DEEP_GAMES = 400
-"""How many games a machine plays: the same ones each time, or those of a seed."""
+"""How many games a machine plays: the same ones each time, or those of a seed. A server whose answers may take longer
+than usual plays fewer of them, so that they take about as long."""
 
 _MACHINE_DEADLINES = 30
 """A machine ends after so many of the harness's deadlines, ten times as many if it plays ten times as long."""
 
 _SHRINK_SECONDS = 15.0
+_SHRINK_DEADLINES = 1.5
 """How long a machine may look for a shorter series of calls that shows the same."""
 
 _STRAGGLER_SECONDS = 2.0
@@ -238,7 +241,8 @@ class Session:
         if not self._references:
             with self._watched(self._start_seconds + self._case_seconds):
                 self._references = self._runner.run(self._start_references())
-        games = _GAMES if self._seed is None else _DEEP_GAMES
+        share = min(1.0, Harness.deadline / self._harness.deadline)
+        games = math.ceil(share * (_GAMES if self._seed is None else _DEEP_GAMES))
         return Bench(
             run=self._runner.run,
             watched=lambda: self._watched(self._case_seconds),
@@ -247,8 +251,8 @@ class Session:
             deadline=self._harness.deadline * self._time_factor,
             games=games,
             seed=self._seed,
-            seconds=_MACHINE_DEADLINES * self._harness.deadline * self._time_factor * games / _GAMES,
-            shrink_seconds=_SHRINK_SECONDS * self._time_factor,
+            seconds=_MACHINE_DEADLINES * self._harness.deadline * self._time_factor * max(1.0, games / _GAMES),
+            shrink_seconds=min(_SHRINK_SECONDS, _SHRINK_DEADLINES * self._harness.deadline) * self._time_factor,
         )
 
     async def _start_references(self) -> tuple[Server, ...]:

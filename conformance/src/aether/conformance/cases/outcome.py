@@ -163,6 +163,10 @@ async def atomic_restart(ctx: Context) -> None:
     acknowledged: list[Event] = []
     async with _writers(ctx, acknowledged, part=5):
         await ctx.restart()
+        reader = await ctx.recovers(ctx.store, "opening a store behind the restart")
+        for actor in sorted({each.actor_id for each in acknowledged}):
+            version = await ctx.recovers(lambda: reader.version(actor), "a version behind the restart")  # noqa: B023
+            expect(version % 5 == 0, "whole commits of 5", found=f"{version} events of {actor}")
     await _check_stored(ctx, acknowledged, part=5)
 
 

@@ -16,6 +16,8 @@ from aether.core.spi import BusFilter, Message, Sink
 
 
 class ClaimsWhatItsServerMay(BusWrapper):
+    """Has a feature that its plugin never spoke of."""
+
     caught_by = "bus.driver.features"
     unseen = "only claims show it"
 
@@ -25,6 +27,8 @@ class ClaimsWhatItsServerMay(BusWrapper):
 
 
 class SendsJsonAgain(BusWrapper):
+    """Decodes messages, and encodes them anew."""
+
     caught_by = "bus.driver.deliver"
     unseen = "the facade decodes what it gets"
 
@@ -125,6 +129,8 @@ class LeavesLater(BusWrapper):
 
 
 class AlwaysCountsOne(BusWrapper):
+    """Says that somebody was there, whoever was."""
+
     caught_by = "bus.driver.count"
 
     async def publish(self, message: Message, *, count: bool = False) -> int | None:
@@ -144,6 +150,8 @@ class CountsWithoutTheFeature(BusWrapper):
 
 
 class FailsToLeaveWhenClosed(BusWrapper):
+    """Leaving a subscription needs the connection, which is closed already."""
+
     caught_by = "bus.driver.close"
     unseen = "games leave before they close"
 

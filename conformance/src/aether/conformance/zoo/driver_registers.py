@@ -11,6 +11,8 @@ from aether.core.spi import Entry, Watch
 
 
 class ValuesAreText(RegisterWrapper):
+    """Keeps values in a column of text."""
+
     caught_by = "election.register.value"
 
     async def read(self, name: str) -> Entry | None:
@@ -127,6 +129,8 @@ class PollsAndClaimsPush(RegisterWrapper):
 
 
 class RegisterClosesOnce(RegisterWrapper):
+    """Gives its connection back to the pool twice."""
+
     caught_by = "election.register.close"
 
     closed = False

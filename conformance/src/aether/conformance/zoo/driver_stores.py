@@ -18,6 +18,8 @@ from aether.core.spi import Page, RevisionConflict, Slot, Stored, Tail, Write
 
 
 class ClaimsMoreThanAnnounced(StoreWrapper):
+    """Has a feature that its plugin never spoke of."""
+
     caught_by = "store.driver.features"
     unseen = "only claims show it"
 
@@ -37,6 +39,8 @@ class UnlimitedCommits(StoreWrapper):
 
 
 class IdentityIsAPath(StoreWrapper):
+    """Takes the place where it lies for its identity."""
+
     caught_by = "store.driver.identity"
     unseen = "the facade hides the form of an identity"
 
@@ -160,6 +164,8 @@ class FeedsWholeCommits(StoreWrapper):
 
 
 class FeedsWithoutLimit(StoreWrapper):
+    """Takes the limit for a hint."""
+
     caught_by = "store.driver.feed#limit"
     unseen = "the facade cuts what is too much"
 
@@ -308,6 +314,8 @@ class RevisionIsAChecksum(_SlotMutant):
 
 
 class LooksThenSaves(_SlotMutant):
+    """Compares first and sets later."""
+
     caught_by = "store.driver.slot#race"
 
     async def save(
@@ -351,6 +359,8 @@ class SlotsAreText(_SlotMutant):
 
 
 class ClosesOnce(StoreWrapper):
+    """Gives its connection back to the pool twice."""
+
     caught_by = "store.driver.close"
     unseen = "the facade closes a driver once"
 

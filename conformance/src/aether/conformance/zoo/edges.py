@@ -70,6 +70,8 @@ class AcknowledgesTheQueue(StoreWrapper):
 
 
 class OrdersByTime(StoreWrapper):
+    """The feed goes by the time that is in the events."""
+
     caught_by = "store.feed.order#clock"
     unseen = "it takes a clock that goes back"
 
