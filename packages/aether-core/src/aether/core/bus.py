@@ -194,7 +194,8 @@ class EventBus(Facade[BusDriver]):
                 async for event in events: ...
 
         `types` is an OR over names, `actors` a pattern in which `*` is any run of characters. Subscribers that name
-        the same `queue` share the events. `namespaces` looks across: `shop.*` for one token, `shop.>` for the rest.
+        the same `queue` share the events; they should name the same `actors`. `namespaces` looks across: `shop.*` for
+        one token, `shop.>` for the rest.
         A subscriber that is more than `buffer` events behind never blocks a publisher: its iterator raises
         `SlowConsumer` and goes on with newer events, or with `overflow="drop_oldest"` counts them in `dropped`.
         """
