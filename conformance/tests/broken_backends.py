@@ -59,6 +59,8 @@ class Broken(StoreWrapper):
                 await asyncio.to_thread(time.sleep, FOR_EVER)
             case "moody" if next(_MOODS) == 0:
                 raise RuntimeError("not today")
+            case "binary":
+                raise RuntimeError("no file \udcff \x1b[31mhere")
             case "secret":
                 raise RuntimeError("cannot reach broken://me:hunter2@there")
         return await super().append(writes, transaction=transaction)
@@ -158,6 +160,21 @@ class TellsItsPassword(BrokenHarness):
     broken = "secret"
 
 
+class SaysWhatNoFileCanHold(BrokenHarness):
+    broken = "binary"
+    server: Any = b"\xff"
+
+
+class TellsItsPasswordInStart(BrokenHarness):
+    async def start(self) -> str:
+        raise RuntimeError("cannot start broken://me:hunter2@there")
+
+
+class TellsItsPasswordInStop(BrokenHarness):
+    async def stop(self) -> None:
+        raise RuntimeError("cannot stop broken://me:hunter2@there")
+
+
 class CannotBeMade(BrokenHarness):
     def __init__(self) -> None:
         raise RuntimeError("no licence")
@@ -190,6 +207,11 @@ class DiesInStart(BrokenHarness):
         os._exit(7)
 
 
+class DiesInStop(BrokenHarness):
+    async def stop(self) -> None:
+        os._exit(0)
+
+
 class DoesNotStop(BrokenHarness):
     async def stop(self) -> None:
         raise RuntimeError("it will not go")
@@ -218,10 +240,19 @@ class CannotBreakIt(BrokenHarness):
 class LeavesItsServer(BrokenHarness):
     """Never stops the process that it starts, and says where that is."""
 
+    daemon = False
+
     async def start(self) -> str:
-        server = subprocess.Popen([sys.executable, "-c", "import threading; threading.Event().wait()"])
+        program = [sys.executable, "-c", "import threading; threading.Event().wait()"]
+        server = subprocess.Popen(program, start_new_session=self.daemon)
         Path(os.environ["BROKEN_PID"]).write_text(str(server.pid))
         return await super().start()
+
+
+class LeavesADaemon(LeavesItsServer):
+    """One that has left the process group and the session of the run."""
+
+    daemon = True
 
 
 class LeavesItsServerAndDies(LeavesItsServer):

@@ -72,6 +72,24 @@ def test_each_class_has_a_report(project: Path) -> None:
     assert len(list(project.glob("made/*/report.json"))) == 2
 
 
+def test_classes_of_one_harness_have_a_report_each(project: Path) -> None:
+    (project / "test_other.py").write_text(TWO_LINES)
+
+    run(project, "-k", "bus.order", "--aether-report", "made")
+
+    assert len(list(project.glob("made/*/report.json"))) == 2
+
+
+def test_report_that_cannot_be_written_is_said(project: Path) -> None:
+    (project / "file").touch()
+
+    done = run(project, "-k", "bus.order", "--aether-report", "file")
+
+    assert done.returncode == 3
+    assert "the report cannot be written to file" in done.stdout
+    assert "partial: nothing failed" in done.stdout
+
+
 def test_harness_that_does_not_start_is_said_once(project: Path) -> None:
     (project / "test_conformance.py").write_text(
         "from aether.conformance import Harness, conformance\n"

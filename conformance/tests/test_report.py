@@ -112,7 +112,7 @@ def test_failure_of_the_suite_itself_blames_no_backend() -> None:
     case_id = "store.append.race"
     began, error = ({"what": what, "of": "x::Test", "case": case_id} for what in ("began", "error"))
 
-    report = made({case_id: "left out"}, began, {**error, "text": "Traceback"})
+    report = made({case_id: "left out"}, began, {**error, "when": "call", "text": "Traceback"})
 
     assert (report.exit_code, report.not_run, report.errors) == (3, [case_id], ["Traceback"])
 

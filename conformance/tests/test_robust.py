@@ -1,6 +1,7 @@
 """Whatever is wrong with a backend, the command ends, with the right verdict, and leaves no process behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def test_backend_that_breaks_in_a_case_is_not_conformant(harness: str, found: st
         ("DoesNotStop", "did not stop: RuntimeError: it will not go"),
         ("HangsInStop", "did not stop: it hangs"),
         ("BlocksInStop", "something never yields to the event loop"),
+        ("DiesInStop", "beside the cases, the process that ran it ended"),
     ],
 )
 def test_harness_that_fails_gives_no_verdict(harness: str, reason: str, tmp_path: Path) -> None:
@@ -94,11 +96,22 @@ def test_backend_whose_answers_differ_fails_and_that_is_said(tmp_path: Path) -> 
     assert "the answers differ between two runs of the same calls" in done.stdout
 
 
-def test_secrets_are_in_no_output(tmp_path: Path) -> None:
-    done = command(tmp_path, f"{MODULE}:TellsItsPassword", "-k", CASE)
+def test_text_that_no_file_can_hold_is_escaped(tmp_path: Path) -> None:
+    done = command(tmp_path, f"{MODULE}:SaysWhatNoFileCanHold", "-k", CASE)
 
-    assert done.returncode == 1
-    assert "cannot reach broken://" in done.stdout
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert r"no file \udcff \x1b[31mhere" in " ".join(case.text for case in report(tmp_path).cases)
+    assert report(tmp_path).backend.server == r"b'\xff'"
+
+
+@pytest.mark.parametrize(
+    ("harness", "code"), [("TellsItsPassword", 1), ("TellsItsPasswordInStart", 3), ("TellsItsPasswordInStop", 3)]
+)
+def test_secrets_are_in_no_output(harness: str, code: int, tmp_path: Path) -> None:
+    done = command(tmp_path, f"{MODULE}:{harness}", "-k", CASE)
+
+    assert done.returncode == code
+    assert re.search(r"cannot \w+ broken://", done.stdout)
     written = [path.read_text() for path in (tmp_path / "report").iterdir()]
     assert [text for text in (done.stdout, done.stderr, *written) if "hunter2" in text] == []
 
@@ -111,7 +124,10 @@ def test_secrets_of_a_url_are_in_no_output(tmp_path: Path) -> None:
     assert [text for text in (done.stdout, done.stderr, *written) if "hunter2" in text] == []
 
 
-@pytest.mark.parametrize("harness", ["LeavesItsServer", "LeavesItsServerAndDies"])
+ON_LINUX = ["LeavesADaemon"] if sys.platform == "linux" else []  # elsewhere nobody can tell whose it is
+
+
+@pytest.mark.parametrize("harness", ["LeavesItsServer", "LeavesItsServerAndDies", *ON_LINUX])
 def test_no_process_is_left(harness: str, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     command(tmp_path, f"{MODULE}:{harness}", "-k", CASE, BROKEN_PID=str(pid))
@@ -190,9 +206,22 @@ def test_interrupted_run_stops_its_server_and_gives_no_verdict(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("harness", "code"), [("KillsTheProcess", 1), ("BlocksTheLoop", 1), ("DoesNotStart", 3), ("DoesNotStop", 3)]
+    ("harness", "code"),
+    [("KillsTheProcess", 1), ("BlocksTheLoop", 1), ("DoesNotStart", 3), ("DoesNotStop", 3), ("DiesInStop", 3)],
 )
 def test_workers_change_no_verdict(harness: str, code: int, tmp_path: Path) -> None:
     done = command(tmp_path, f"{MODULE}:{harness}", "-k", "store.append.gapless or store.append.empty", "-n", "2")
 
     assert done.returncode == code, done.stdout + done.stderr
+
+
+def test_output_that_cannot_be_written_is_no_verdict(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "aether.conformance", "run", "memory", "-k", CASE]
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        done = subprocess.run(words, cwd=tmp_path, stdout=write_end, stderr=subprocess.PIPE, timeout=BOUND, check=False)
+    finally:
+        os.close(write_end)
+
+    assert done.returncode == 3, done.stderr

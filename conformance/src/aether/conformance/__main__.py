@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: the server is stopped, and there is no verdict", file=sys.stderr)
         return 130
+    except Exception:  # noqa: BLE001  (Python would answer with 1, which is a verdict)
+        traceback.print_exc()
+        print("no verdict: the suite failed", file=sys.stderr)
+        return 3
     return code
 
 

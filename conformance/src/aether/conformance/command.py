@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from aether.conformance.report import Report, folder, reports, table, write
+from aether.conformance.report import Report, folder, reports, table, unfinished, write
 from aether.conformance.supervisor import run_alone
 from aether.conformance.violations import SuiteError
 from aether.core.url import redact
@@ -28,6 +28,9 @@ _HERE = Path(__file__).parent
 
 _OUTSIDE = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTHONWARNINGS")
 """What changes pytest from outside: it must not change a verdict."""
+
+_INTERNAL_ERRORS = (3, 4)
+"""The exit codes of pytest that say that it, or a plugin of it, failed in the middle or was misused."""
 
 
 def run(options: Namespace) -> int:
@@ -48,6 +51,7 @@ def run(options: Namespace) -> int:
             _report(options, [*_entries(journal), {"what": "interrupted"}], 0)
             raise
         entries = list(_entries(journal))
+    entries += _accidents(entries, code)
     report = _report(options, entries, code)
     if report is None:
         raise SuiteError(_why_nothing(options, code))
@@ -60,17 +64,38 @@ def _report(options: Namespace, entries: list[dict[str, Any]], code: int) -> Rep
     made = reports(entries, command=_repeated(options), died=_death(code))
     if not made:
         return None
-    print(f"\n{table(made[0])}")
+    print(f"\n{table(made[0])}", flush=True)
     if options.report is not None:
         write(made[0], Path(options.report))
         print(f"report: {Path(options.report, 'index.html')}")
     return made[0]
 
 
+def _accidents(entries: list[dict[str, Any]], code: int) -> Iterator[dict[str, Any]]:
+    """What went wrong beside the cases. The journal of a process that died is not closed."""
+    if any(entry["what"] == "closed" for entry in entries):
+        if code not in _INTERNAL_ERRORS:
+            return
+        text = f"pytest ended with {code}, which is an error of its own; what it said is above"
+    elif unfinished(entries):
+        return  # the backend's doing
+    else:
+        text = f"beside the cases, {_death(code)}"
+    for of in {entry["of"]: None for entry in entries if "of" in entry}:
+        yield {"what": "error", "of": of, "text": text}
+
+
 def _death(code: int) -> str:
     if code < 0:
-        return f"the process that ran it was ended by {signal.Signals(-code).name}"
+        return f"the process that ran it was ended by {_signal(-code)}"
     return "the process that ran it ended, or hung beyond the reach of exceptions; what it said is above"
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time ones have no name
+        return f"signal {number}"
 
 
 def _why_nothing(options: Namespace, code: int) -> str:

@@ -31,6 +31,7 @@ LAST_WORDS = pytest.StashKey[TextIO]()
 _COLLECTOR = pytest.StashKey["Collector"]()
 _IMPORT_SECONDS = 60.0  # that the module of a harness may take to import
 
+_PHASES = ("setup", "call", "teardown")
 _NOT_RUN = {"not-claimed": "c", "not-testable": "t", "not-run": "n"}
 
 
@@ -125,7 +126,11 @@ class Collector:
     def __init__(self, journal: object) -> None:
         self.entries: list[dict[str, Any]] = []
         self.reports: list[tuple[Report, Path | None]] = []
+        self.failed = ""
+        """Why there are no files of a report."""
+
         self._classes: set[str] = set()
+        self._running: set[str] = set()
         self._file = Path(str(journal)).open("a", encoding="utf-8") if journal else None  # noqa: SIM115  (see close)
 
     @property
@@ -141,11 +146,15 @@ class Collector:
         elif of not in self._classes:
             return
         if report.when == "setup" and report.passed:
+            self._running.add(report.nodeid)
             self._keep({"what": "began", "of": of, **said})
         elif report.when == "call" and "status" in said:
+            self._running.discard(report.nodeid)
             self._keep({"what": "ended", "of": of, **said})
-        elif report.when in ("setup", "call", "teardown") and report.failed:
-            self._keep({**said, "what": "error", "of": of, "text": report.longreprtext})
+        elif report.failed and (report.when in _PHASES or report.nodeid not in self._running):
+            # The report of a worker that crashed has no phase. If it did so in a case, that has begun and never ends.
+            self._running.discard(report.nodeid)
+            self._keep({**said, "what": "error", "when": report.when, "of": of, "text": _shown(report)})
 
     def pytest_keyboard_interrupt(self) -> None:
         self._keep({"what": "interrupted"})
@@ -161,6 +170,12 @@ class Collector:
         if self._file is not None:
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
+
+
+def _shown(report: pytest.TestReport) -> str:
+    from aether.conformance.redaction import printable, without_secrets
+
+    return without_secrets(printable(report.longreprtext))
 
 
 def _said(report: pytest.CollectReport | pytest.TestReport) -> dict[str, Any]:
@@ -180,14 +195,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     collector = session.config.stash.get(_COLLECTOR, None)
     if collector is None or collector.has_journal or not collector.entries:
         return
-    from aether.conformance.report import folder, reports, write
+    from aether.conformance.report import folders, reports, write
+    from aether.conformance.violations import SuiteError
 
     directory: Any = session.config.getoption("--aether-report")
     made = reports(collector.entries, command=_command(session.config))
-    for report in made:
-        place = Path(directory) / (folder(report.backend.target) if len(made) > 1 else "") if directory else None
-        if place is not None:
-            write(report, place)
+    for report, name in zip(made, folders([report.backend.target for report in made]), strict=True):
+        place = Path(directory) / name if directory else None
+        try:
+            if place is not None:
+                write(report, place)
+        except SuiteError as error:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+            collector.failed, place = str(error), None
         collector.reports.append((report, place))
 
 
@@ -208,3 +228,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write(table(report) + "\n")
         if place is not None:
             terminalreporter.write_line(f"report: {place / 'index.html'}")
+    if collector and collector.failed:
+        terminalreporter.write_line(collector.failed, red=True)

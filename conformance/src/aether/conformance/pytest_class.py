@@ -9,6 +9,7 @@ import pytest
 
 from aether.conformance.harness import Harness
 from aether.conformance.plugin import LAST_WORDS, PROPERTY, RECOGNISED
+from aether.conformance.redaction import printable, without_secrets
 from aether.conformance.rules import Case, all_cases
 from aether.conformance.runner import Result, Session, Status
 from aether.conformance.violations import SuiteError
@@ -46,11 +47,8 @@ def make_class(harness: Callable[[pytest.Config], Callable[[], Harness]]) -> typ
         def session(cls, request: pytest.FixtureRequest) -> Iterator[Session | NoSession]:
             session = _started(harness(request.config), request.config)
             yield session
-            if isinstance(session, Session):
-                try:
-                    session.__exit__(None, None, None)
-                except SuiteError as error:
-                    pytest.fail(str(error), pytrace=False)
+            if problem := _ended(session):  # pytest would show the causes of an error, with the secrets in them
+                pytest.fail(problem, pytrace=False)
 
         @pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in all_cases().values()])
         def test(
@@ -75,12 +73,23 @@ def _started(make: Callable[[], Harness], config: pytest.Config) -> Session | No
         made = make()
     except Exception as error:  # noqa: BLE001  (it is an author's code)
         name = getattr(make, "__qualname__", repr(make))
-        return NoSession(name, f"the harness {name} cannot be made: {type(error).__name__}: {error}")
+        text = f"the harness {name} cannot be made: {type(error).__name__}: {error}"
+        return NoSession(name, without_secrets(printable(text)))
     session = Session(made, time_factor=factor, seed=seed, last_words=config.stash.get(LAST_WORDS, None))
     try:
         return session.__enter__()
     except SuiteError as error:
         return NoSession(made.target, str(error))
+
+
+def _ended(session: Session | NoSession) -> str:
+    """Stop the server of a session, and return why it did not stop."""
+    try:
+        if isinstance(session, Session):
+            session.__exit__(None, None, None)
+    except SuiteError as error:
+        return str(error)
+    return ""
 
 
 def _described(result: Result, facts: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Keeps the secrets of a URL out of what is shown and kept."""
+"""Keeps out of what is shown and kept: the secrets of a URL, and what neither a terminal nor a file can take."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
@@ -11,8 +12,23 @@ _SHORTEST = 3
 """What is shorter guards nothing, and would be found in the middle of other words."""
 
 
-def without_secrets(text: str, url: str) -> str:
-    """The text without what is secret in the URL, in whatever spelling: a client's error may name it."""
+_USER = re.compile(r"(?<=://)[^\s/'\"]*@")
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """The text with an escape for each character that steers a terminal or that UTF-8 cannot carry."""
+    carried = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", carried)
+
+
+def without_secrets(text: str, url: str = "") -> str:
+    """The text without what is secret in the URL, in whatever spelling: a client's error may name it.
+
+    Whoever stands before a host in any other URL is hidden, too: before a harness has started, its URL is not known.
+    """
+    text = _USER.sub("***@", text)
     for secret in sorted(set(_secrets(url)), key=len, reverse=True):
         if len(secret) >= _SHORTEST:
             text = text.replace(secret, "***")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from aether.conformance.context import Context, Server
 from aether.conformance.harness import Harness
-from aether.conformance.redaction import without_secrets
+from aether.conformance.redaction import printable, without_secrets
 from aether.conformance.rules import Case, Play
 from aether.conformance.violations import SuiteError, Violation
 from aether.conformance.watchdog import GRACE, Stuck, watchdog
@@ -102,7 +102,7 @@ class Session:
             with suppress(SuiteError):  # why it did not start says more
                 self._stop()
             if isinstance(error, (Stuck, SystemExit)):
-                raise SuiteError(f"the harness {self._harness.target} did not start: {_described(error)}") from error
+                raise SuiteError(self._told(f"did not start: {_described(error)}")) from error
             raise
         return self
 
@@ -130,8 +130,7 @@ class Session:
                 await server.probe(_fresh_namespace())
         except Exception as error:
             reason = "it hangs" if isinstance(error, TimeoutError) and bound.expired() else _described(error)
-            text = f"the harness {self._harness.target} did not {doing}: {reason}"
-            raise SuiteError(without_secrets(text, url)) from error
+            raise SuiteError(without_secrets(self._told(f"did not {doing}: {reason}"), url)) from error
         return server
 
     def _stop(self) -> None:
@@ -140,7 +139,7 @@ class Session:
             with self._watched(self._start_seconds):
                 self._runner.run(self._stop_servers())
         except (Stuck, SystemExit) as error:
-            raise SuiteError(f"the harness {self._harness.target} did not stop: {_described(error)}") from error
+            raise SuiteError(self._told(f"did not stop: {_described(error)}")) from error
         finally:
             with suppress(Stuck), self._watched(0.0, grace=_STRAGGLER_SECONDS):
                 self._runner.close()
@@ -153,7 +152,12 @@ class Session:
                 await self._beside.aclose()
         except Exception as error:
             reason = "it hangs" if isinstance(error, TimeoutError) and bound.expired() else _described(error)
-            raise SuiteError(f"the harness {self._harness.target} did not stop: {reason}") from error
+            raise SuiteError(self._told(f"did not stop: {reason}")) from error
+
+    def _told(self, text: str) -> str:
+        """A sentence on the harness that may be shown."""
+        url = self._server.url if self._server else ""
+        return without_secrets(printable(f"the harness {self._harness.target} {text}"), url)
 
     def _complain(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -178,7 +182,7 @@ class Session:
             "scheme": url.scheme,
             "distribution": backend.info.name,
             "source": backend.source,
-            "server": self._harness.server,
+            "server": without_secrets(printable(str(self._harness.server)), server.url),
             "features": sorted(str(feature) for feature in server.features),
             "durability": server.durability.name,
             "faults": sorted(server.faults.names()),
@@ -225,9 +229,11 @@ class Session:
         self._complaints.clear()
         try:
             bench = self._bench()
-            before = self._runner.run(_tasks())
+            with self._watched(self._case_seconds):
+                before = self._runner.run(_tasks())
             play(bench)
-            self._runner.run(self._check_leftovers(before))
+            with self._watched(self._case_seconds):
+                self._runner.run(self._check_leftovers(before))
         except Violation as violation:
             return Status.FAIL, self._failure(case, violation.expected, violation.found)
         except SuiteError as error:
@@ -301,11 +307,13 @@ class Session:
         again = f"aether-conformance run {shlex.quote(self._harness.target)} -k '{case.id}'"
         if case.machine and self._seed is not None:
             again += f" --seed {self._seed}"
+        if self._time_factor != 1:
+            again += f" --time-factor {self._time_factor:g}"
         rows = [("rule", case.sentence), ("expected", expected), ("found", found), ("again", again)]
         if frames:
             rows.append(("where", frames))
         told = "\n".join([case.id, *(f"  {name:<9} {_indented(text)}" for name, text in rows)])
-        return without_secrets(told, self.server.url)
+        return without_secrets(printable(told), self.server.url)
 
 
 def _not_run(case: Case, server: Server) -> tuple[Status, str] | None:
@@ -317,7 +325,8 @@ def _not_run(case: Case, server: Server) -> tuple[Status, str] | None:
     if case.durability > server.durability:
         return Status.NOT_CLAIMED, f"durability is {server.durability.name}"
     # What lives in one process claims nothing beyond it: there is no server that could be lost or shared.
-    absent = Status.NOT_CLAIMED if server.durability == Durability.NONE else Status.NOT_TESTABLE
+    alone = server.durability == Durability.NONE and not server.harness.multiprocess
+    absent = Status.NOT_CLAIMED if alone else Status.NOT_TESTABLE
     if case.processes and not server.harness.multiprocess:
         return absent, "other processes cannot reach it"
     if Feature.CALLER_TRANSACTION in case.needs and not server.harness.transactional:

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
 
 _LOOK_SECONDS = 0.5
 _END_SECONDS = 5.0
@@ -19,17 +21,28 @@ _INTERRUPT_SECONDS = 60.0
 
 _POSIX = os.name == "posix"
 
+_MARK = "AETHER_CONFORMANCE_RUN"
+"""The variable by which a process is known to be of a run, whatever group or session it has moved to."""
+
+_ENDINGS = ("SIGTERM", "SIGHUP")
+"""What else ends a run as an interruption does; a system has them or not."""
+
 
 def run_alone(command: Sequence[str], environment: Mapping[str, str], *, is_done: Callable[[], bool]) -> int:
-    """Run a program in a process group of its own, and kill what is left of the group at its end.
+    """Run a program in a process group of its own, and kill what is left of it at its end: the group, and on Linux
+    also the processes that have left the group, as the servers do that make themselves daemons.
 
     A program that `is_done` and does not exit is killed. An interruption is handed on to it, a second one kills it, and
     both raise `KeyboardInterrupt`. Returns its exit code, which is negative after a signal.
     """
     sys.stdout.flush()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it otherwise
-    process = subprocess.Popen(command, env=environment, process_group=0 if _POSIX else None)
-    terminated = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    mark = f"{_MARK}={uuid4()}"
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}  # a background job ignores it
+    for number in (getattr(signal, name) for name in _ENDINGS if hasattr(signal, name)):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores one
+            before[number] = signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+    marked = {**environment, **dict([mark.split("=")])}
+    process = subprocess.Popen(command, env=marked, process_group=0 if _POSIX else None)
     try:
         return _wait(process, is_done)
     except KeyboardInterrupt:
@@ -38,9 +51,9 @@ def run_alone(command: Sequence[str], environment: Mapping[str, str], *, is_done
             process.wait(_INTERRUPT_SECONDS)
         raise
     finally:
-        _end(process)
-        signal.signal(signal.SIGTERM, terminated)
-        signal.signal(signal.SIGINT, before)
+        _end(process, mark)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _wait(process: subprocess.Popen[bytes], is_done: Callable[[], bool]) -> int:
@@ -53,9 +66,21 @@ def _wait(process: subprocess.Popen[bytes], is_done: Callable[[], bool]) -> int:
     return 0
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], mark: str) -> None:
     if _POSIX:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.wait()
+    while left := list(_marked(mark)):  # one may have started another just before it was killed
+        for pid in left:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _marked(mark: str) -> Iterator[int]:
+    """The processes that were started with a variable. Only Linux shows them; one that has been killed shows none."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended meanwhile, or is somebody else's
+            if mark.encode() in path.read_bytes().split(b"\0"):
+                yield int(path.parent.name)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
+from operator import attrgetter
 
 from aether.conformance.harness import Harness, UrlHarness
 from aether.conformance.violations import SuiteError
@@ -27,7 +28,7 @@ def find_harness(target: str) -> Callable[[], Harness]:
     module, colon, name = target.partition(":")
     try:
         if colon:
-            return _checked(getattr(import_module(module), name), target)
+            return _checked(attrgetter(name)(import_module(module)), target)
         points = entry_points(group=GROUP)
         if target in points.names:
             return _checked(points[target].load(), target)

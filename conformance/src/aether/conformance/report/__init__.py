@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from aether.conformance.report.files import folder, json_schema, read, write
+from aether.conformance.report.files import folder, folders, json_schema, read, write
 from aether.conformance.report.matrix import matrix
-from aether.conformance.report.model import SCHEMA, Report, reports
+from aether.conformance.report.model import SCHEMA, Report, reports, unfinished
 from aether.conformance.report.text import table
 from aether.conformance.report.verdict import Verdict
 
-__all__ = ["SCHEMA", "Report", "Verdict", "folder", "json_schema", "matrix", "read", "reports", "table", "write"]
+__all__ = [
+    "SCHEMA",
+    "Report",
+    "Verdict",
+    "folder",
+    "folders",
+    "json_schema",
+    "matrix",
+    "read",
+    "reports",
+    "table",
+    "unfinished",
+    "write",
+]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +51,14 @@ def json_schema() -> str:
 def folder(target: str) -> str:
     """A name for a directory that stands for a target."""
     return "".join(letter if letter.isalnum() else "-" for letter in target).strip("-")[:100]
+
+
+def folders(targets: Sequence[str]) -> list[str]:
+    """A directory for each of several targets, of which some may be the same; none for one alone."""
+    if len(targets) == 1:
+        return [""]
+    seen, found = Counter[str](), list[str]()
+    for name in map(folder, targets):
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return found

@@ -145,7 +145,7 @@ def reports(entries: Sequence[Mapping[str, Any]], *, command: str, died: str = "
 
 def _made(entries: list[Mapping[str, Any]], *, command: str, interrupted: bool, died: str) -> Report:
     facts = _facts(entries)
-    outcomes = _outcomes(entries, {} if interrupted else _unfinished(entries, died))
+    outcomes = _outcomes(entries, {} if interrupted else _deaths(entries, died))
     errors = list(dict.fromkeys(_errors(entries)))
     cases = [_case(case, outcomes.get(case.id, [])) for case in all_cases().values()]
     profiles = [_profile(profile, cases, failed=bool(errors)) for profile in Profile]
@@ -204,19 +204,22 @@ def _outcomes(
     return found
 
 
-def _unfinished(entries: Iterable[Mapping[str, Any]], died: str) -> dict[str, str]:
+def unfinished(entries: Iterable[Mapping[str, Any]]) -> list[str]:
     """The cases that began and never ended: the process died, whatever killed it."""
     begun: dict[str, int] = {}
     for entry in entries:
         if entry["what"] == "began":
             begun[entry["case"]] = begun.get(entry["case"], 0) + 1
-        elif "case" in entry:
+        elif entry["what"] == "ended" or entry.get("when") == "call":
             begun[entry["case"]] = begun.get(entry["case"], 0) - 1
+    return [case_id for case_id, count in begun.items() if count > 0]
+
+
+def _deaths(entries: Iterable[Mapping[str, Any]], died: str) -> dict[str, str]:
     cases = all_cases()
     return {
         case_id: f"{case_id}\n  rule      {cases[case_id].sentence}\n  expected  the case to end\n  found     {died}"
-        for case_id, count in begun.items()
-        if count > 0
+        for case_id in unfinished(entries)
     }
 
 
