@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from itertools import count
 
 from aether.conformance.rules import all_cases
-from aether.conformance.runner import Result, Session, Status
+from aether.conformance.runner import Session
+from aether.conformance.status import Result, Status
 from aether.conformance.targets import find_harness
 
 

@@ -108,6 +108,48 @@ def _hooks() -> Any:
 default_registry().register("broken", _hooks(), source="aether-broken 0.1")
 
 
+def _part(kind: str) -> Any:
+    """A plugin that has a store, a bus or an election, and nothing else."""
+    from aether.core.hookspecs import hookimpl
+
+    class Part:
+        @hookimpl
+        def aether_backend(self) -> BackendInfo:
+            features = memory.aether_backend().features if kind != "election" else frozenset()
+            return BackendInfo(f"aether-only-{kind}", spi=SPI_VERSION, features=features)
+
+    name = f"aether_open_{kind}"
+
+    def opens(self: object, url: Any, scope: Any) -> Any:
+        return getattr(memory, name)(_inner(url), scope)
+
+    setattr(Part, name, hookimpl(opens, specname=name))
+    return Part()
+
+
+for _kind in ("store", "bus", "election"):
+    default_registry().register(f"only{_kind}", _part(_kind), source=f"aether-only-{_kind} 0.1")
+
+
+class OnlyAStore(Harness):
+    """No bus and no election: they are not claimed, and break no rule."""
+
+    kind = "store"
+    lease = 0.3
+    multiprocess = False
+
+    async def start(self) -> str:
+        return f"only{self.kind}://{new_id()}"
+
+
+class OnlyABus(OnlyAStore):
+    kind = "bus"
+
+
+class OnlyAnElection(OnlyAStore):
+    kind = "election"
+
+
 class BrokenHarness(Harness):
     """Each subclass says what is broken."""
 

@@ -3,15 +3,18 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from aether.conformance.guarantees import GUARANTEES
 from aether.conformance.profiles import Profile
 from aether.conformance.report import Report, Verdict, json_schema, matrix, read, reports, table, write
 from aether.conformance.report import model as model_module
+from aether.conformance.report.markdown import facts
 from aether.conformance.rules import all_cases
 from aether.conformance.violations import SuiteError
 
@@ -149,6 +152,25 @@ def test_rule_is_as_bad_as_its_worst_case() -> None:
     assert {rule.id: rule.status for rule in report.rules}["store.append.conflict"] == "FAIL"
 
 
+def test_guarantee_is_as_good_as_its_cases() -> None:
+    report = made({"store.append.race": "FAIL", "store.snapshot.kept": "not-claimed"})
+    by_number = {guarantee.id: guarantee for guarantee in report.guarantees}
+
+    assert by_number["G2"].status == "FAIL"
+    assert by_number["G17"].status == "pass"
+    assert by_number["G17"].counts["not-claimed"] == 1
+    assert by_number["G16"].text
+    assert "G2" in next(case.guarantees for case in report.cases if case.id == "store.append.race")
+
+
+def test_part_that_a_backend_does_not_offer_is_a_remark() -> None:
+    session = {"session": {**SESSION, "offers": ["store"], "deadline": 99.0}}
+    (report,) = reports([{**entry("store.append.race", "pass"), **session}], command="do it")
+
+    assert report.remarks[0] == "The backend has no bus: no verdict says anything about one."
+    assert ("longest answer, says the harness", "99 s") in facts(report)
+
+
 def test_files_say_the_same(tmp_path: Path) -> None:
     bad = "store.append.conflict#below"
     report = made({bad: "FAIL", "store.append.race": "not-testable"})
@@ -165,6 +187,9 @@ def test_files_say_the_same(tmp_path: Path) -> None:
         assert "aether-mydb 2.3" in page
         assert "<beta>" not in page
         assert [case_id for case_id in CASES if case_id not in page] == []
+        assert [
+            sentence for sentence in GUARANTEES.values() if escape(sentence) not in page and sentence not in page
+        ] == []
 
 
 def test_page_needs_nothing_else(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aether.conformance.profiles import Profile
 from aether.conformance.report import Report, Verdict, read
 
 HERE = Path(__file__).parent
@@ -94,6 +95,40 @@ def test_backend_whose_answers_differ_fails_and_that_is_said(tmp_path: Path) -> 
 
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the answers differ between two runs of the same calls" in done.stdout
+
+
+@pytest.mark.parametrize("harness", ["HangsInACall", "BlocksTheLoop"])
+def test_backend_that_hangs_everywhere_is_given_up(harness: str, tmp_path: Path) -> None:
+    done = command(tmp_path, f"{MODULE}:{harness}")
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "not-run (given up: cases failed for 3 s, and none passed in between)" in done.stdout
+    assert sum(case.status == "FAIL" for case in report(tmp_path).cases) == 3
+
+
+@pytest.mark.parametrize(
+    ("harness", "claimed"),
+    [
+        ("OnlyAStore", {Profile.CORE, Profile.ORDERED}),
+        ("OnlyABus", {Profile.CORE}),
+        ("OnlyAnElection", {Profile.COORDINATION}),
+    ],
+)
+def test_part_of_a_backend_claims_nothing_of_the_others(harness: str, claimed: set[Profile], tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "aether.conformance", "run", f"{MODULE}:{harness}", "-k", "not same", "-n", "2"]
+    done = subprocess.run(
+        [*words, "--report", str(tmp_path / "report")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        check=False,
+    )
+
+    assert done.returncode == 4, done.stdout + done.stderr  # the machines are left out, which take long
+    assert "The backend has no" in done.stdout
+    assert {case.profile for case in report(tmp_path).cases if case.status == "pass"} == claimed
 
 
 def test_text_that_no_file_can_hold_is_escaped(tmp_path: Path) -> None:

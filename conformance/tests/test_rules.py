@@ -9,6 +9,7 @@ from aether.conformance import rules
 from aether.conformance.__main__ import rules_markdown
 from aether.conformance.cases.names import VIEWS
 from aether.conformance.corpus import HOSTILE_NAMES
+from aether.conformance.guarantees import GUARANTEES, UNCHECKED, guarantees
 from aether.conformance.rules import ELSEWHERE, all_cases
 from aether.core import EventBus, EventStore
 
@@ -73,6 +74,27 @@ RULES_MD = Path(__file__).parents[1] / "RULES.md"
 @pytest.mark.parametrize("rule", DESIGN)
 def test_rule_of_the_design_has_a_case(rule: str) -> None:
     assert rule in {case.rule for case in all_cases().values()} or rule in ELSEWHERE
+
+
+def test_every_guarantee_has_rules_or_a_reason() -> None:
+    about = {number for case in all_cases().values() for number in guarantees(case.rule)}
+
+    assert about | set(UNCHECKED) == set(GUARANTEES)
+    assert not about & set(UNCHECKED)
+
+
+@pytest.mark.parametrize(
+    ("rule", "numbers"),
+    [
+        ("store.append.race", ("G2",)),
+        ("store.snapshot.newer", ("G17",)),
+        ("store.append.empty", ()),
+        ("bus.deliver", ()),
+        ("election.register.scan", ("G12", "G14")),
+    ],
+)
+def test_longest_name_says_what_a_rule_is_about(rule: str, numbers: tuple[str, ...]) -> None:
+    assert guarantees(rule) == numbers
 
 
 def test_ids_are_words_between_dots() -> None:

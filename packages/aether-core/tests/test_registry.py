@@ -21,9 +21,12 @@ from aether.core import (
     open_store,
 )
 from aether.core import registry as registry_module
+from aether.core.errors import InvalidURL
 from aether.core.hookspecs import GROUP, hookimpl
 from aether.core.registry import Registry
+from aether.core.scope import Scope
 from aether.core.spi import SPI_VERSION, BackendInfo
+from aether.core.url import BackendURL
 
 GOOD = """
 from aether.core.hookspecs import hookimpl
@@ -135,6 +138,21 @@ def test_a_driver_that_lacks_methods_is_refused_at_open() -> None:
         open_store("test://", registry=registry)
     with pytest.raises(BackendUnusable, match="has no bus"):
         open_bus("test://", registry=registry)
+
+
+def test_what_a_backend_offers_is_told_without_opening_it() -> None:
+    def refuses(url: Any, scope: Any) -> Any:
+        raise RuntimeError("not today")
+
+    registry = Registry(discover=False)
+    hooks = {"aether_open_store": lambda url, scope: Halfway(), "aether_open_bus": lambda url, scope: None}
+    registry.register("test", plugin(**hooks, aether_open_election=refuses))
+    registry.register("bare", plugin())
+
+    assert registry.offers(BackendURL("test://"), Scope("shop")) == {"store", "election"}
+    assert registry.offers(BackendURL("bare://"), Scope("shop")) == set()
+    with pytest.raises(InvalidURL, match="unknown option 'size'"):
+        registry.offers(BackendURL("test://?size=1"), Scope("shop"))
 
 
 def test_registering_again_takes_the_place() -> None:

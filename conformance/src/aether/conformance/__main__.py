@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from aether.conformance.guarantees import GUARANTEES, UNCHECKED, guarantees
 from aether.conformance.rules import ELSEWHERE, Case, all_cases
 from aether.conformance.violations import SuiteError
 
@@ -112,6 +113,12 @@ def _since(case: Case) -> str:
     return f"{case.since}, provisional" if case.provisional else case.since
 
 
+def _about(number: str) -> str:
+    """The rules that are about a guarantee, or why there are none."""
+    rules = dict.fromkeys(case.rule for case in all_cases().values() if number in guarantees(case.rule))
+    return UNCHECKED.get(number) or ", ".join(f"`{rule}`" for rule in rules)
+
+
 def rules_markdown() -> str:
     """The text of RULES.md."""
     lines = [
@@ -129,6 +136,14 @@ def rules_markdown() -> str:
     ]
     lines += ["", "Checked elsewhere:", "", "| rule | |", "|---|---|"]
     lines += [f"| `{rule}` | {sentence} |" for rule, sentence in ELSEWHERE.items()]
+    lines += [
+        "",
+        "What they add up to, and the rules that try to refute it:",
+        "",
+        "| | guarantee | rules |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {number} | {sentence} | {_about(number)} |" for number, sentence in GUARANTEES.items()]
     return "\n".join(lines)
 
 

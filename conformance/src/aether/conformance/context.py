@@ -13,7 +13,7 @@ from aether.conformance.violations import SuiteError, Violation
 from aether.core.bus import EventBus
 from aether.core.election import Election
 from aether.core.encoding import encode_event
-from aether.core.errors import OutcomeUnknown, StaleRead, TimedOut, Unavailable
+from aether.core.errors import BackendUnusable, OutcomeUnknown, StaleRead, TimedOut, Unavailable
 from aether.core.event import Event
 from aether.core.facade import Openable
 from aether.core.features import Durability, Feature
@@ -38,14 +38,27 @@ class Server:
         self.registry = registry
         self.time_factor = time_factor
         self.faults: Faults = harness.faults()
+        self.offers: frozenset[str] = frozenset()
+        """What can be opened on it: some of store, bus and election."""
+
         self.features: frozenset[Feature] = frozenset()
         self.durability = Durability.NONE
 
     async def probe(self, namespace: str) -> None:
         """Ask the server what it claims, and make sure that it answers at all."""
-        async with self.store(namespace) as store, self.bus(namespace) as bus:
-            self.features = store.features | bus.features
-            self.durability = store.durability
+        self.offers = self.registry.offers(self.backend_url(), self._scope(namespace))
+        if not self.offers:
+            source = self.registry.backend(self.backend_url().scheme).source
+            raise BackendUnusable(f"{source} has no store, no bus and no election; ask its author")
+        async with AsyncExitStack() as stack:
+            if "store" in self.offers:
+                store = await stack.enter_async_context(self.store(namespace))
+                self.features, self.durability = store.features, store.durability
+            if "bus" in self.offers:
+                bus = await stack.enter_async_context(self.bus(namespace))
+                self.features |= bus.features
+            if self.offers == {"election"}:
+                await stack.enter_async_context(self.election(namespace))
 
     def backend_url(self, link: Link | None = None) -> BackendURL:
         """A fresh parse of the URL, or of the one through a link; drivers may keep it."""

@@ -11,7 +11,8 @@ from aether.conformance.harness import Harness
 from aether.conformance.plugin import LAST_WORDS, PROPERTY, RECOGNISED
 from aether.conformance.redaction import printable, without_secrets
 from aether.conformance.rules import Case, all_cases
-from aether.conformance.runner import Result, Session, Status
+from aether.conformance.runner import Session
+from aether.conformance.status import Result, Status
 from aether.conformance.violations import SuiteError
 
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Body = Callable[["Context"], Awaitable[None]]
 Play = Callable[["Bench"], object]
 
+PARTS = ("store", "bus", "election")
+"""What a backend may offer. The first word of a rule says which of them it is about."""
+
 _ORDERED = (
     "store.feed.",
     "store.subscribe.",
@@ -58,6 +61,9 @@ class Case:
     play: Play | None = None
     """What a machine does instead of the body: it compares long series of calls with the references."""
 
+    beside: frozenset[str] = frozenset()
+    """What is opened beside what the rule is about: a store, for some rules of the election."""
+
     since: str = "1.0"
     """The version of the suite that brought the case."""
 
@@ -68,6 +74,11 @@ class Case:
     def rule(self) -> str:
         """The id of the rule that the case checks."""
         return self.id.partition("#")[0]
+
+    @property
+    def opens(self) -> frozenset[str]:
+        """What a backend has to offer for the rule to hold: store, bus or election."""
+        return self.beside | {self.rule.partition(".")[0]}
 
     @property
     def machine(self) -> bool:
@@ -112,6 +123,7 @@ def case(
     faults: Iterable[str] = (),
     durability: Durability = Durability.NONE,
     processes: bool = False,
+    beside: Iterable[str] = (),
     since: str = "1.0",
     provisional: bool = False,
 ) -> Callable[[Body], Body]:
@@ -127,6 +139,7 @@ def case(
                 faults=frozenset(faults),
                 durability=durability,
                 processes=processes,
+                beside=frozenset(beside),
                 since=since,
                 provisional=provisional,
             )

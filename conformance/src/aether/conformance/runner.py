@@ -9,15 +9,16 @@ import time
 import traceback
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, AsyncExitStack, suppress
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from aether.conformance.context import Context, Server
 from aether.conformance.harness import Harness
+from aether.conformance.patience import Patience
 from aether.conformance.redaction import printable, without_secrets
-from aether.conformance.rules import Case, Play
+from aether.conformance.rules import PARTS, Case, Play
+from aether.conformance.status import Result, Status
 from aether.conformance.violations import SuiteError, Violation
 from aether.conformance.watchdog import GRACE, Stuck, watchdog
 from aether.core.event import new_id
@@ -48,27 +49,6 @@ _STRAGGLER_SECONDS = 2.0
 """How long tasks may take to end after everything was closed."""
 
 
-class Status(StrEnum):
-    """What came of a case, from the best to the worst; the worst one of a rule counts."""
-
-    PASS = "pass"  # noqa: S105  (not a password)
-    NOT_CLAIMED = "not-claimed"
-    NOT_TESTABLE = "not-testable"
-    NOT_RUN = "not-run"
-    FAIL = "FAIL"
-    SUITE_ERROR = "suite-error"
-
-
-@dataclass(frozen=True)
-class Result:
-    """One case, run or not, and why."""
-
-    case: Case
-    status: Status
-    text: str = ""
-    seconds: float = 0.0
-
-
 class Session:
     """A server that runs from entering to leaving, and the event loop that all cases share."""
 
@@ -92,6 +72,7 @@ class Session:
         self._references: tuple[Server, ...] = ()
         self._server: Server | None = None
         self._complaints: list[str] = []
+        self._patience = Patience(self._case_seconds)
 
     def __enter__(self) -> Self:
         self._runner.__enter__()
@@ -183,9 +164,12 @@ class Session:
             "distribution": backend.info.name,
             "source": backend.source,
             "server": without_secrets(printable(str(self._harness.server)), server.url),
+            "offers": sorted(server.offers, key=PARTS.index),
             "features": sorted(str(feature) for feature in server.features),
             "durability": server.durability.name,
             "faults": sorted(server.faults.names()),
+            "deadline": float(self._harness.deadline),
+            "lease": float(self._harness.lease),
             "time_factor": self._time_factor,
             "seed": self._seed,
         }
@@ -212,7 +196,18 @@ class Session:
         return Result(case, status, text, time.monotonic() - begin)
 
     def settle(self, case: Case) -> Result:
-        """Run a case, and once more if it fails at once, to say whether the answers differ. It fails all the same."""
+        """Run a case, and once more if it fails at once, to say whether the answers differ. It fails all the same.
+
+        No case is run any more when those that failed have taken too long.
+        """
+        if (end := self._patience.end) and not _not_run(case, self.server):
+            return Result(case, Status.NOT_RUN, end)
+        begin = time.monotonic()
+        result = self._repeated(case)
+        self._patience.note(result, time.monotonic() - begin)
+        return result
+
+    def _repeated(self, case: Case) -> Result:
         result = self.run(case)
         if result.status is not Status.FAIL or result.seconds > self._harness.deadline * self._time_factor:
             return result
@@ -318,6 +313,8 @@ class Session:
 
 def _not_run(case: Case, server: Server) -> tuple[Status, str] | None:
     """Why a case says nothing about this server: it claims less, or the harness cannot do what it takes."""
+    if absent_parts := case.opens - server.offers:
+        return Status.NOT_CLAIMED, f"the backend has no {', '.join(sorted(absent_parts))}"
     if missing := case.needs - server.features:
         return Status.NOT_CLAIMED, f"no {', '.join(sorted(missing))}"
     if case.lacks in server.features:

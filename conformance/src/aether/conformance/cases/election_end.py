@@ -122,7 +122,7 @@ async def lost(ctx: Context) -> None:
     expect(later.token > term.token, f"a token above {term.token}", found=later.token)
 
 
-@case("election.fence")
+@case("election.fence", beside={"store"})
 async def fence(ctx: Context) -> None:
     """Once a term has written, no act of an older one MUST commit: neither an append nor a checkpoint."""
     store = await ctx.store()

@@ -156,7 +156,7 @@ async def _watched(term: Term, tenures: list[Tenure]) -> AsyncIterator[None]:
         await watching
 
 
-@case("election.exclusive#blackhole", faults={"link"}, durability=Durability.PROCESS)
+@case("election.exclusive#blackhole", faults={"link"}, durability=Durability.PROCESS, beside={"store"})
 async def cut_off(ctx: Context) -> None:
     """A leader that is cut off for longer than its lease MUST lose it before a rival leads; what it had sent, and
     arrives later, MUST change nothing, and what it writes on MUST be refused.
@@ -185,7 +185,7 @@ async def cut_off(ctx: Context) -> None:
     await _check_register(ctx, recorded)
 
 
-@case("election.exclusive#pause", faults={"pause", "resume"}, durability=Durability.PROCESS)
+@case("election.exclusive#pause", faults={"pause", "resume"}, durability=Durability.PROCESS, beside={"store"})
 async def paused(ctx: Context) -> None:
     """A server that pauses for longer than a lease MUST NOT lead to two terms at once, nor to a lower token."""
     recorded, tenures = RegisterHistory(ctx.namespace), list[Tenure]()
@@ -211,6 +211,7 @@ async def paused(ctx: Context) -> None:
     "election.exclusive#faults",
     faults={"link", "kill", "start", "pause", "resume"},
     durability=Durability.PROCESS,
+    beside={"store"},
 )
 async def mixed(ctx: Context) -> None:
     """Candidates that lead in turn MUST never overlap while connections break, and the server pauses and dies."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from html import escape
 from importlib.resources import files
 
-from aether.conformance.report.markdown import facts, status_words
+from aether.conformance.report.markdown import facts, guarantee_words, status_words
 from aether.conformance.report.model import CaseReport, Report, RuleReport
 from aether.conformance.report.text import failures, heading, rows, skipped, verdict_line
-from aether.conformance.runner import Status
+from aether.conformance.status import Status
 
 
 def html(report: Report) -> str:
@@ -22,6 +22,7 @@ def html(report: Report) -> str:
         _skipped(report),
         _reproduce(report),
         _list("What this does not say", report.limits),
+        _guarantees(report),
         _rules(report),
         _slowest(report),
     ]
@@ -106,6 +107,18 @@ def _reproduce(report: Report) -> str:
     return f"<section>\n<h2>Reproduce</h2>\n<pre>$ {escape(report.command)}</pre>\n<dl>\n{lines}\n</dl>\n</section>"
 
 
+def _guarantees(report: Report) -> str:
+    lines = "\n".join(
+        f"<tr><th scope=row>{escape(each.id)}<td>{escape(each.sentence)}<td>"
+        + ("" if each.text else _chip(each.status))
+        + f"<td><small>{escape(guarantee_words(each))}</small>"
+        for each in report.guarantees
+    )
+    if not lines:
+        return ""
+    return f'<section>\n<h2>Guarantees</h2>\n<div class="wide"><table>\n{lines}\n</table></div>\n</section>'
+
+
 def _rules(report: Report) -> str:
     present = [status for status in Status if any(case.status is status for case in report.cases)]
     boxes = "\n".join(
@@ -134,7 +147,7 @@ def _case(case: CaseReport) -> str:
     seconds = f"<small>{case.seconds:.2f} s</small>" if case.seconds else ""
     return (
         f'<li data-status="{_class(case.status)}">{_chip(status_words(case))}'
-        f"<div><code>{escape(case.id)}</code> {seconds}"
+        f"<div><code>{escape(case.id)}</code> <small>{' '.join([*case.guarantees, ''])}</small>{seconds}"
         f"<p>{escape(case.sentence)}{conditions}</p>{text}</div>"
     )
 

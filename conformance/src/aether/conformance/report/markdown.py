@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from aether.conformance.report.model import CaseReport, Report
+from aether.conformance.report.model import CaseReport, GuaranteeReport, Report
 from aether.conformance.report.text import failures, rows, server_of, skipped, verdict_line
 
 
@@ -19,6 +19,7 @@ def markdown(report: Report) -> str:
         _skipped(report),
         ["## What this does not say", "", *(f"* {limit}" for limit in report.limits), ""],
         _reproduce(report),
+        _guarantees(report),
         _rules(report),
         ["## Slowest", "", *grid([["case", "seconds"], *_slowest(report)]), ""],
     ]
@@ -68,9 +69,12 @@ def facts(report: Report) -> list[tuple[str, str]]:
         ("backend", backend.title),
         ("target", backend.target),
         ("server", server_of(backend)),
+        ("offers", ", ".join(backend.offers) or "not known"),
         ("features", ", ".join(backend.features) or "none"),
         ("durability", backend.durability or "not known"),
         ("faults of the harness", ", ".join(backend.faults) or "none"),
+        ("longest answer, says the harness", _seconds(backend.deadline)),
+        ("shortest lease, says the harness", _seconds(backend.lease)),
         ("suite", setting.suite),
         ("core", setting.core),
         ("Python", setting.python),
@@ -83,15 +87,40 @@ def facts(report: Report) -> list[tuple[str, str]]:
     ]
 
 
+def _seconds(number: float | None) -> str:
+    return "not known" if number is None else f"{number:g} s"
+
+
 def _reproduce(report: Report) -> list[str]:
     lines = [["what", "this run"], *([name, value] for name, value in facts(report))]
     return ["## Reproduce", "", "```console", f"$ {report.command}", "```", "", *grid(lines), ""]
 
 
+def guarantee_words(guarantee: GuaranteeReport) -> str:
+    """How its cases came out, or why there are none."""
+    return guarantee.text or ", ".join(f"{count} {status}" for status, count in guarantee.counts.items())
+
+
+def _guarantees(report: Report) -> list[str]:
+    if not report.guarantees:
+        return []
+    lines = [["", "what may be relied on", "its cases"]]
+    lines += [[each.id, each.sentence, guarantee_words(each)] for each in report.guarantees]
+    return ["## Guarantees", "", *grid(lines), ""]
+
+
 def _rules(report: Report) -> Iterable[str]:
-    lines = [["case", "status", "profile", "rule", "seconds"]]
+    lines = [["case", "status", "profile", "for", "rule", "since", "seconds"]]
     lines += [
-        [f"`{case.id}`", status_words(case), str(case.profile), case.sentence, f"{case.seconds:.2f}"]
+        [
+            f"`{case.id}`",
+            status_words(case),
+            str(case.profile),
+            " ".join(case.guarantees),
+            case.sentence,
+            case.since,
+            f"{case.seconds:.2f}",
+        ]
         for case in report.cases
     ]
     return ["## Rules", "", *grid(lines), ""]

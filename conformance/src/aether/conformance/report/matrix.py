@@ -9,7 +9,7 @@ from aether.conformance.profiles import Profile
 from aether.conformance.report.markdown import grid
 from aether.conformance.report.model import Report
 from aether.conformance.report.text import server_of
-from aether.conformance.runner import Status
+from aether.conformance.status import Status
 from aether.conformance.violations import SuiteError
 
 

@@ -8,15 +8,17 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from aether.conformance.guarantees import GUARANTEES, UNCHECKED, guarantees
 from aether.conformance.profiles import Profile
 from aether.conformance.report.setting import Setting
 from aether.conformance.report.verdict import Verdict, exit_code, verdict_of, worst_status, worst_verdict
-from aether.conformance.rules import Case, all_cases
-from aether.conformance.runner import Status
+from aether.conformance.rules import PARTS, Case, all_cases
+from aether.conformance.status import Status
 
 SCHEMA: Final = "aether-conformance/1"
 
 _SLOWEST = 10
+_KNOWN = ("scheme", "server", "offers", "features", "durability", "faults", "deadline", "lease")
 
 LIMITS = (
     "A report is about the cases of its suite, on the server and the settings that it names. It is no proof.",
@@ -44,6 +46,9 @@ class CaseReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     provisional: bool = False
     """Reported, but not counted."""
 
+    guarantees: list[str] = []
+    """What the rule is about, by number."""
+
 
 class RuleReport(msgspec.Struct, frozen=True, kw_only=True):
     """A rule: as bad as the worst of its cases that count."""
@@ -51,6 +56,21 @@ class RuleReport(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     status: Status
     cases: list[CaseReport]
+
+
+class GuaranteeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A sentence to rely on, and what came of the cases that try to refute it."""
+
+    id: str
+    sentence: str
+    status: Status
+    """The worst one of what is claimed."""
+
+    text: str = ""
+    """Why no case is about it."""
+
+    counts: dict[Status, int]
+    """Without provisional cases."""
 
 
 class ProfileReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,10 +89,19 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: str = ""
     scheme: str = ""
     server: str = ""
+    offers: list[str] = []
+    """What can be opened on it: some of store, bus and election."""
+
     features: list[str] = []
     durability: str = ""
     faults: list[str] = []
     """What its harness can do to it."""
+
+    deadline: float | None = None
+    """The longest time that an answer may take, in seconds, as its harness says."""
+
+    lease: float | None = None
+    """The shortest lease of an election, in seconds, as its harness says."""
 
     @property
     def title(self) -> str:
@@ -103,6 +132,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     backend: Backend
     setting: Setting
     profiles: list[ProfileReport]
+    guarantees: list[GuaranteeReport] = []
     rules: list[RuleReport]
     not_run: list[str]
     """The cases that were deselected, or that the run did not come to."""
@@ -161,10 +191,11 @@ def _made(entries: list[Mapping[str, Any]], *, command: str, interrupted: bool, 
         backend=_backend(facts),
         setting=setting,
         profiles=profiles,
+        guarantees=[_guarantee(number, cases) for number in GUARANTEES],
         rules=_rules(cases),
         not_run=[case.id for case in cases if case.status is Status.NOT_RUN],
         errors=errors,
-        remarks=_remarks(cases, setting, interrupted=interrupted),
+        remarks=_remarks(cases, setting, facts, interrupted=interrupted),
         limits=list(LIMITS),
         slowest=[Slow(case=case.id, seconds=case.seconds) for case in slowest if case.seconds],
     )
@@ -179,7 +210,7 @@ def _facts(entries: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
 def _backend(facts: Mapping[str, Any]) -> Backend:
     distribution, source = facts.get("distribution", ""), facts.get("source", "")
     version = source.removeprefix(distribution).strip() if source.startswith(distribution) else ""
-    known = {name: facts[name] for name in ("scheme", "server", "features", "durability", "faults") if name in facts}
+    known = {name: facts[name] for name in _KNOWN if name in facts}
     return Backend(target=facts["target"], distribution=distribution, version=version, **known)
 
 
@@ -237,6 +268,19 @@ def _case(case: Case, outcomes: list[tuple[Status, str, float]]) -> CaseReport:
         conditions=case.conditions,
         since=case.since,
         provisional=case.provisional,
+        guarantees=list(guarantees(case.rule)),
+    )
+
+
+def _guarantee(number: str, cases: Iterable[CaseReport]) -> GuaranteeReport:
+    statuses = [case.status for case in cases if number in case.guarantees and not case.provisional]
+    claimed = [status for status in statuses if status is not Status.NOT_CLAIMED]
+    return GuaranteeReport(
+        id=number,
+        sentence=GUARANTEES[number],
+        status=worst_status(claimed or statuses or [Status.NOT_TESTABLE]),
+        text=UNCHECKED.get(number, ""),
+        counts={status: statuses.count(status) for status in Status if status in statuses},
     )
 
 
@@ -260,8 +304,12 @@ def _profile(profile: Profile, cases: Iterable[CaseReport], *, failed: bool) -> 
     return ProfileReport(name=profile, verdict=Verdict.NONE if failed else verdict_of(statuses), counts=counts)
 
 
-def _remarks(cases: Iterable[CaseReport], setting: Setting, *, interrupted: bool) -> list[str]:
+def _remarks(
+    cases: Iterable[CaseReport], setting: Setting, facts: Mapping[str, Any], *, interrupted: bool
+) -> list[str]:
     found = ["The run was interrupted."] if interrupted else []
+    absent = [part for part in PARTS if part not in facts.get("offers", PARTS)]
+    found += [f"The backend has no {part}: no verdict says anything about one." for part in absent]
     if setting.time_factor > 1:
         found.append(f"Every bound and lease was multiplied by {setting.time_factor:g}.")
     for case in cases:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from aether.conformance.report.model import Backend, CaseReport, Report
-from aether.conformance.runner import Status
+from aether.conformance.status import Status
 
 _ALWAYS = (Status.PASS, Status.FAIL)
 _SKIPPED = (Status.NOT_CLAIMED, Status.NOT_TESTABLE, Status.NOT_RUN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 
-from aether.conformance.runner import Status
+from aether.conformance.status import Status
 
 
 class Verdict(StrEnum):

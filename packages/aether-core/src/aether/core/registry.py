@@ -25,6 +25,9 @@ _KNOWN = {
 """Where the schemes of the project's own distributions are found, for the message when they are not installed."""
 
 
+_HOOKS = {"store": "aether_open_store", "bus": "aether_open_bus", "election": "aether_open_election"}
+
+
 class Backend(msgspec.Struct, frozen=True):
     """A loaded backend: who it is, and what it says of itself."""
 
@@ -132,25 +135,40 @@ class Registry:
 
     # --- opening ---
 
+    def offers(self, url: BackendURL, scope: Scope) -> frozenset[str]:
+        """What can be opened at a URL: some of store, bus and election. Hooks are called, and nothing is opened.
+
+        A hook that fails says nothing: what it was asked for counts as offered, and opening it raises the error.
+        """
+        backend = self.backend(url.scheme)
+        url.check_options(backend.info.options)
+        return frozenset(kind for kind, hook in _HOOKS.items() if not self._lacks(hook, url, scope))
+
+    def _lacks(self, hook: str, url: BackendURL, scope: Scope) -> bool:
+        try:
+            return self._call(hook, url.scheme, url=url, scope=scope) is None
+        except Exception:  # noqa: BLE001  (whatever a plugin raises, it has the hook)
+            return False
+
     def open_store(self, url: BackendURL, scope: Scope) -> StoreDriver:
         """Make the store driver that answers a URL."""
-        driver: StoreDriver = self._open("aether_open_store", "store", url, scope, StoreDriver)
+        driver: StoreDriver = self._open("store", url, scope, StoreDriver)
         return driver
 
     def open_bus(self, url: BackendURL, scope: Scope) -> BusDriver:
         """Make the bus driver that answers a URL."""
-        driver: BusDriver = self._open("aether_open_bus", "bus", url, scope, BusDriver)
+        driver: BusDriver = self._open("bus", url, scope, BusDriver)
         return driver
 
     def open_election(self, url: BackendURL, scope: Scope) -> LeaseRegister:
         """Make the lease register that answers a URL."""
-        driver: LeaseRegister = self._open("aether_open_election", "election", url, scope, LeaseRegister)
+        driver: LeaseRegister = self._open("election", url, scope, LeaseRegister)
         return driver
 
-    def _open(self, hook: str, kind: str, url: BackendURL, scope: Scope, protocol: type) -> Any:
+    def _open(self, kind: str, url: BackendURL, scope: Scope, protocol: type) -> Any:
         backend = self.backend(url.scheme)
         url.check_options(backend.info.options)
-        driver = self._call(hook, url.scheme, url=url, scope=scope)
+        driver = self._call(_HOOKS[kind], url.scheme, url=url, scope=scope)
         if driver is None:
             raise BackendUnusable(f"{backend.source} has no {kind}; choose another backend for it")
         driver_type: Any = type(driver)
