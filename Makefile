@@ -45,7 +45,8 @@ conformance: setup  ## the conformance suite against every backend of this repos
 
 matrix: setup  ## run the suite on every backend of this repository, keep the reports, and write docs/backends.md
 	@for target in $(TARGETS); do \
-		$(BIN)/aether-conformance run $$target --report $(REPORTS)/$$target; test $$? -ne 3 || exit 3; done
+		$(BIN)/aether-conformance run $$target --report $(REPORTS)/$$target; \
+		code=$$?; case $$code in 0|1|4) ;; *) exit $$code;; esac; done
 	$(BIN)/aether-conformance matrix conformance/reports --output docs/backends.md
 
 zoo: setup  ## measure how many broken backends the machines alone find out; writes conformance/kill-rate.json

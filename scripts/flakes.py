@@ -9,29 +9,29 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 
-from aether.conformance.rules import all_cases
+from aether.conformance.rules import Case, all_cases
 from aether.conformance.runner import Session
 from aether.conformance.status import Result, Status
 from aether.conformance.targets import find_harness
 
 
-def _keep_busy() -> None:
-    """Take a core, until killed."""
-    for _ in count():
+def _keep_busy(parent: int) -> None:
+    """Take a core, until killed or left alone: a parent that is killed cannot end it."""
+    while os.getppid() == parent:
         pass
 
 
 @contextmanager
 def _load(processes: int) -> Iterator[None]:
     """Busy processes beside the block."""
-    busy = [multiprocessing.Process(target=_keep_busy, daemon=True) for _ in range(processes)]
+    busy = [multiprocessing.Process(target=_keep_busy, args=(os.getpid(),), daemon=True) for _ in range(processes)]
     for one in busy:
         one.start()
     try:
@@ -42,10 +42,14 @@ def _load(processes: int) -> Iterator[None]:
             one.join()
 
 
+def _selected(text: str) -> list[Case]:
+    return [case for case in all_cases().values() if text in case.id]
+
+
 def one_round(target: str, selected: str, time_factor: float) -> list[Result]:
     """All selected cases against a server of their own."""
     with Session(find_harness(target)(), time_factor=time_factor) as session:
-        return [session.run(case) for case in all_cases().values() if selected in case.id]
+        return [session.run(case) for case in _selected(selected)]
 
 
 def _rounds(target: str, arguments: argparse.Namespace) -> Counter[str]:
@@ -72,6 +76,8 @@ def main() -> int:
     parser.add_argument("--time-factor", type=float, default=1.0, metavar="F")
     parser.add_argument("-k", dest="select", default="", metavar="TEXT", help="only cases whose id contains it")
     arguments = parser.parse_args()
+    if not _selected(arguments.select) or arguments.rounds < 1:
+        parser.error("nothing would be run, and so nothing could fail")
     with _load(arguments.load):
         failed = {target: _rounds(target, arguments) for target in arguments.targets}
     for target, counts in failed.items():

@@ -57,7 +57,7 @@ class Server:
             if "bus" in self.offers:
                 bus = await stack.enter_async_context(self.bus(namespace))
                 self.features |= bus.features
-            if self.offers == {"election"}:
+            if self.offers == frozenset({"election"}):
                 await stack.enter_async_context(self.election(namespace))
 
     def backend_url(self, link: Link | None = None) -> BackendURL:
