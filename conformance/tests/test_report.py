@@ -128,6 +128,21 @@ def test_interrupted_run_is_partial_and_blames_nobody() -> None:
     assert "The run was interrupted." in report.remarks
 
 
+@pytest.mark.parametrize("ending", ["stopped", "interrupted"])
+def test_worker_that_died_is_blamed_whatever_ended_the_run(ending: str) -> None:
+    dead, running = "store.append.race", "store.append.gapless"
+    began = [{"what": "began", "of": "x::Test", "case": case_id} for case_id in (dead, running)]
+
+    report = made(
+        {dead: "left out", running: "left out"},
+        *began,
+        {"what": "died", "of": "x::Test", "case": dead},
+        {"what": ending},
+    )
+
+    assert (report.exit_code, report.not_run) == (1, [running])
+
+
 def test_case_that_was_repeated_counts_with_its_worst() -> None:
     report = made({}, entry("store.append.race", "FAIL"), entry("store.append.race", "pass"))
 

@@ -260,3 +260,18 @@ def test_output_that_cannot_be_written_is_no_verdict(tmp_path: Path) -> None:
         os.close(write_end)
 
     assert done.returncode == 3, done.stderr
+
+
+def test_first_failure_among_workers_is_a_verdict(tmp_path: Path) -> None:
+    done = command(tmp_path, f"{MODULE}:TellsItsPassword", "-k", "store.append", "-n", "2", "-x")
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "interrupted" not in done.stdout + done.stderr
+    assert {case.text for case in report(tmp_path).cases if "the process that ran it" in case.text} == set()
+
+
+def test_workers_that_die_again_and_again_give_a_verdict(tmp_path: Path) -> None:
+    done = command(tmp_path, f"{MODULE}:KillsTheProcess", "-k", "store.append or store.read", "-n", "2")
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the process that ran it ended" in (tmp_path / "report" / "README.md").read_text()

@@ -130,7 +130,7 @@ class Collector:
         """Why there are no files of a report."""
 
         self._classes: set[str] = set()
-        self._running: set[str] = set()
+        self._running: dict[str, str] = {}
         self._file = Path(str(journal)).open("a", encoding="utf-8") if journal else None  # noqa: SIM115  (see close)
 
     @property
@@ -146,18 +146,21 @@ class Collector:
         elif of not in self._classes:
             return
         if report.when == "setup" and report.passed:
-            self._running.add(report.nodeid)
+            self._running[report.nodeid] = said["case"]
             self._keep({"what": "began", "of": of, **said})
         elif report.when == "call" and "status" in said:
-            self._running.discard(report.nodeid)
+            self._running.pop(report.nodeid, None)
             self._keep({"what": "ended", "of": of, **said})
-        elif report.failed and (report.when in _PHASES or report.nodeid not in self._running):
-            # The report of a worker that crashed has no phase. If it did so in a case, that has begun and never ends.
-            self._running.discard(report.nodeid)
-            self._keep({**said, "what": "error", "when": report.when, "of": of, "text": _shown(report)})
+        elif report.failed:
+            case_id = self._running.pop(report.nodeid, None)
+            if report.when in _PHASES or case_id is None:
+                self._keep({**said, "what": "error", "when": report.when, "of": of, "text": _shown(report)})
+            else:  # the report of a worker that crashed has no phase
+                self._keep({"what": "died", "of": of, "case": case_id})
 
-    def pytest_keyboard_interrupt(self) -> None:
-        self._keep({"what": "interrupted"})
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        # xdist ends a run with an exception of a derived class, for `-x` and after many crashes.
+        self._keep({"what": "interrupted" if excinfo.type is KeyboardInterrupt else "stopped"})
 
     def close(self) -> None:
         """Say that nothing comes any more."""

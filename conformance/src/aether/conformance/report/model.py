@@ -162,20 +162,22 @@ def reports(entries: Sequence[Mapping[str, Any]], *, command: str, died: str = "
     """
     classes = dict.fromkeys(str(entry["of"]) for entry in entries if "of" in entry)
     interrupted = any(entry["what"] == "interrupted" for entry in entries)
+    stopped = interrupted or any(entry["what"] == "stopped" for entry in entries)
     return [
         _made(
             [entry for entry in entries if entry.get("of") == name],
             command=command,
             interrupted=interrupted,
+            stopped=stopped,
             died=died or "the process that ran it ended",
         )
         for name in classes
     ]
 
 
-def _made(entries: list[Mapping[str, Any]], *, command: str, interrupted: bool, died: str) -> Report:
+def _made(entries: list[Mapping[str, Any]], *, command: str, interrupted: bool, stopped: bool, died: str) -> Report:
     facts = _facts(entries)
-    outcomes = _outcomes(entries, {} if interrupted else _deaths(entries, died))
+    outcomes = _outcomes(entries, _deaths(entries, died, stopped=stopped))
     errors = list(dict.fromkeys(_errors(entries)))
     cases = [_case(case, outcomes.get(case.id, [])) for case in all_cases().values()]
     profiles = [_profile(profile, cases, failed=bool(errors)) for profile in Profile]
@@ -246,11 +248,13 @@ def unfinished(entries: Iterable[Mapping[str, Any]]) -> list[str]:
     return [case_id for case_id, count in begun.items() if count > 0]
 
 
-def _deaths(entries: Iterable[Mapping[str, Any]], died: str) -> dict[str, str]:
+def _deaths(entries: Sequence[Mapping[str, Any]], died: str, *, stopped: bool) -> dict[str, str]:
+    """The cases in which a process died. When a run is stopped, what runs just then is not blamed."""
+    dead = [entry["case"] for entry in entries if entry["what"] == "died"] + ([] if stopped else unfinished(entries))
     cases = all_cases()
     return {
         case_id: f"{case_id}\n  rule      {cases[case_id].sentence}\n  expected  the case to end\n  found     {died}"
-        for case_id in unfinished(entries)
+        for case_id in dead
     }
 
 
