@@ -150,6 +150,12 @@ class OnlyAnElection(OnlyAStore):
     kind = "election"
 
 
+class OnlyAStoreThatOthersReach(OnlyAStore):
+    """A server without durability, and without a way to break it."""
+
+    multiprocess = True
+
+
 class BrokenHarness(Harness):
     """Each subclass says what is broken."""
 

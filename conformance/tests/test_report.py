@@ -94,6 +94,15 @@ def test_profile_of_which_nothing_is_claimed() -> None:
     assert report.exit_code == 0
 
 
+def test_store_that_claims_no_durability_is_not_durable() -> None:
+    session = {"session": {**SESSION, "durability": "NONE"}}
+    entries = [{**entry(case_id, "pass"), **session} for case_id in CASES]
+
+    (report,) = reports(entries, command="do it")
+
+    assert verdicts(report) == dict.fromkeys(Profile, Verdict.CONFORMANT) | {Profile.DURABLE: Verdict.NOT_CLAIMED}
+
+
 def test_failed_harness_gives_no_verdict_on_anything() -> None:
     report = made({}, {"what": "error", "of": "x::Test", "text": "it did not stop"})
 

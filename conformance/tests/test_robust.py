@@ -131,6 +131,13 @@ def test_part_of_a_backend_claims_nothing_of_the_others(harness: str, claimed: s
     assert {case.profile for case in report(tmp_path).cases if case.status == "pass"} == claimed
 
 
+def test_server_that_cannot_be_broken_is_not_testable(tmp_path: Path) -> None:
+    done = command(tmp_path, f"{MODULE}:OnlyAStoreThatOthersReach", "-k", "store.driver.timeout or store.append.empty")
+
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "3 not-testable (the harness has no pause, resume())" in done.stdout
+
+
 def test_text_that_no_file_can_hold_is_escaped(tmp_path: Path) -> None:
     done = command(tmp_path, f"{MODULE}:SaysWhatNoFileCanHold", "-k", CASE)
 

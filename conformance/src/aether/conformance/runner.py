@@ -319,7 +319,8 @@ def _not_run(case: Case, server: Server) -> tuple[Status, str] | None:
         return Status.NOT_CLAIMED, f"no {', '.join(sorted(missing))}"
     if case.lacks in server.features:
         return Status.NOT_CLAIMED, f"{case.lacks} is claimed: there is nothing to refuse"
-    if case.durability > server.durability:
+    # Durability is a store's to claim. Where there is none, the harness's faults say what can be tried.
+    if "store" in server.offers and case.durability > server.durability:
         return Status.NOT_CLAIMED, f"durability is {server.durability.name}"
     # What lives in one process claims nothing beyond it: there is no server that could be lost or shared.
     alone = server.durability == Durability.NONE and not server.harness.multiprocess

@@ -180,7 +180,7 @@ def _made(entries: list[Mapping[str, Any]], *, command: str, interrupted: bool, 
     outcomes = _outcomes(entries, _deaths(entries, died, stopped=stopped))
     errors = list(dict.fromkeys(_errors(entries)))
     cases = [_case(case, outcomes.get(case.id, [])) for case in all_cases().values()]
-    profiles = [_profile(profile, cases, failed=bool(errors)) for profile in Profile]
+    profiles = [_profile(profile, cases, facts, failed=bool(errors)) for profile in Profile]
     verdict = worst_verdict(profile.verdict for profile in profiles)
     setting = Setting.now(facts)
     slowest = sorted(cases, key=lambda case: case.seconds, reverse=True)[:_SLOWEST]
@@ -302,10 +302,13 @@ def _rules(cases: Iterable[CaseReport]) -> list[RuleReport]:
     ]
 
 
-def _profile(profile: Profile, cases: Iterable[CaseReport], *, failed: bool) -> ProfileReport:
+def _profile(profile: Profile, cases: Iterable[CaseReport], facts: Mapping[str, Any], *, failed: bool) -> ProfileReport:
     statuses = [case.status for case in cases if case.profile is profile and not case.provisional]
     counts = {status: statuses.count(status) for status in Status}
-    return ProfileReport(name=profile, verdict=Verdict.NONE if failed else verdict_of(statuses), counts=counts)
+    verdict = Verdict.NONE if failed else verdict_of(statuses)
+    if profile is Profile.DURABLE and verdict is Verdict.CONFORMANT and facts.get("durability") == "NONE":
+        verdict = Verdict.NOT_CLAIMED  # to answer in time while a server is stopped is not to be durable
+    return ProfileReport(name=profile, verdict=verdict, counts=counts)
 
 
 def _remarks(
