@@ -28,6 +28,8 @@ def main() -> int:
         print(f"{name:<32} {reason or f'{kills[name]}/{len(SEEDS)}'}", flush=True)
     rate = sum(kills.values()) / (len(kills) * len(SEEDS))
     print(f"{len(kills)} mutants, {len(SEEDS)} seeds, {GAMES} games each: {rate:.1%} killed")
+    if never := [name for name, count in kills.items() if not count]:
+        print(f"never killed: {', '.join(never)}")
     hidden = {name: reason for name, mutant in sorted(all_mutants().items()) if (reason := unseen(mutant))}
     found = {"rate": round(rate, 4), "seeds": len(SEEDS), "games": GAMES, "kills": kills, "unseen": hidden}
     RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
