@@ -18,8 +18,7 @@ from aether.conformance.machines.register import RegisterGame
 from aether.conformance.machines.store import StoreGame
 from aether.conformance.reference import references
 from aether.conformance.rules import all_cases
-from aether.conformance.runner import Session
-from aether.conformance.status import Status
+from aether.conformance.runner import Session, Status
 from aether.conformance.violations import SuiteError, Violation
 from aether.conformance.wrappers import BusWrapper, RegisterWrapper, StoreWrapper
 from aether.conformance.zoo import DriverMutant, all_mutants, registry_with, unseen

@@ -12,8 +12,7 @@ import pytest
 
 from aether.conformance.harness import Faults, Harness
 from aether.conformance.rules import all_cases
-from aether.conformance.runner import Session
-from aether.conformance.status import Status
+from aether.conformance.runner import Session, Status
 from aether.conformance.wrappers import BusWrapper, RegisterWrapper, StoreWrapper
 from aether.core import OutcomeUnknown, Unavailable
 from aether.core.event import new_id

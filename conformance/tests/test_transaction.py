@@ -12,8 +12,7 @@ import pytest
 
 from aether.conformance.harness import Harness
 from aether.conformance.rules import all_cases
-from aether.conformance.runner import Session
-from aether.conformance.status import Status
+from aether.conformance.runner import Session, Status
 from aether.core import Feature, VersionConflict
 from aether.core.event import new_id
 from aether.core.hookspecs import hookimpl

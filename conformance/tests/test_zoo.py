@@ -14,8 +14,7 @@ import pytest
 
 from aether.conformance.harness import Harness
 from aether.conformance.rules import Case, all_cases
-from aether.conformance.runner import Session
-from aether.conformance.status import Status
+from aether.conformance.runner import Session, Status
 from aether.conformance.violations import SuiteError
 from aether.conformance.wrappers import BusWrapper, RegisterWrapper, StoreWrapper
 from aether.conformance.zoo import CoreMutant, Mutant, all_mutants, caught_by, core_mutants, registry_with, session_with
