@@ -237,6 +237,15 @@ def test_terminal_says_what_was_not_checked_and_why() -> None:
     assert shown.splitlines()[-1] == ("partial: nothing failed, but not everything was checked (1 not-testable)")
 
 
+def test_terminal_does_not_blame_the_suite_for_broken_rules() -> None:
+    shown = table(made({"store.append.race": "suite-error", "store.append.gapless": "FAIL"}))
+
+    assert shown.splitlines()[-1] == (
+        "no verdict: the suite, its references or the harness failed: store.append.race; "
+        "beside it, these rules are broken: store.append.gapless"
+    )
+
+
 def test_schema_is_current() -> None:
     published = (ROOT / "conformance" / "report.schema.json").read_text()
 

@@ -52,13 +52,19 @@ def failures(report: Report) -> list[CaseReport]:
 
 def verdict_line(report: Report) -> str:
     """The verdict, and what it rests on."""
-    blamed = _listed([case.id for case in failures(report) if not case.provisional])
+    blamed = _listed(_ids(report, Status.FAIL))
     return {
         0: "conformant",
         1: f"not conformant: {blamed}",
-        3: f"no verdict: the suite, its references or the harness failed{f': {blamed}' if blamed else ''}",
+        3: "no verdict: the suite, its references or the harness failed"
+        + (f": {_listed(suite)}" if (suite := _ids(report, Status.SUITE_ERROR)) else "")
+        + (f"; beside it, these rules are broken: {blamed}" if blamed else ""),
         4: f"partial: nothing failed, but not everything was checked ({_unchecked(report)})",
     }[report.exit_code]
+
+
+def _ids(report: Report, status: Status) -> list[str]:
+    return [case.id for case in failures(report) if case.status is status and not case.provisional]
 
 
 def _unchecked(report: Report) -> str:
