@@ -56,6 +56,7 @@ def test_backend_that_breaks_in_a_case_is_not_conformant(harness: str, found: st
 
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"not conformant: {CASE}" in done.stdout
+    assert f"  found     {found}" in done.stdout
     assert found in (tmp_path / "report" / "README.md").read_text()
 
 

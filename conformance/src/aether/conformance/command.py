@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from aether.conformance.report import Report, folder, reports, table, unfinished, write
+from aether.conformance.report import Report, failures, folder, reports, table, unfinished, write
 from aether.conformance.supervisor import run_alone
 from aether.conformance.violations import SuiteError
 from aether.core.url import redact
@@ -64,6 +64,8 @@ def _report(options: Namespace, entries: list[dict[str, Any]], code: int) -> Rep
     made = reports(entries, command=_repeated(options), died=_death(code))
     if not made:
         return None
+    if not any(entry["what"] in {"closed", "interrupted"} for entry in entries):
+        print("".join(f"\n\n{case.text}" for case in failures(made[0])))  # who would have shown them has died
     print(f"\n{table(made[0])}", flush=True)
     if options.report is not None:
         write(made[0], Path(options.report))
