@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from aether.conformance.context import CANCEL_TURNS, Context, cancelled_after, drift, event, fed, history, listed
 from aether.conformance.resources import Resources
 from aether.conformance.rules import case
-from aether.conformance.violations import expect, expect_equal, expect_error
+from aether.conformance.violations import Violation, expect, expect_equal, expect_error
 from aether.core import AetherError, Closed, EventStore, Snapshot
 
 
@@ -21,8 +22,7 @@ async def leaves_nothing(ctx: Context, use: Callable[[], Awaitable[object]]) -> 
     before = Resources.now()
     for _ in range(5):
         await ctx.within(use(), "opening, using and closing")
-    gc.collect()
-    await ctx.eventually(lambda: Resources.now().within(before), f"no more to be left than {before}")
+    await _settled(ctx, before)
 
 
 async def cancels_opening(ctx: Context, open_and_close: Callable[[], Coroutine[Any, Any, object]]) -> None:
@@ -32,8 +32,16 @@ async def cancels_opening(ctx: Context, open_and_close: Callable[[], Coroutine[A
     before = Resources.now()
     for turns in CANCEL_TURNS:
         await ctx.within(cancelled_after(turns, open_and_close()), "a cancelled opening to end")
+    await _settled(ctx, before)
+
+
+async def _settled(ctx: Context, before: Resources) -> None:
     gc.collect()
-    await ctx.eventually(lambda: Resources.now().within(before), f"no more to be left than {before}")
+    try:
+        await ctx.eventually(lambda: Resources.now().within(before), f"no more to be left than {before}")
+    except Violation as violation:
+        threads = ", ".join(sorted(thread.name for thread in threading.enumerate()))
+        raise Violation(expected=violation.expected, found=f"{Resources.now()}; threads: {threads}") from None
 
 
 @case("store.close#leaves")
