@@ -11,7 +11,7 @@ from aether.conformance.faults import Way
 from aether.conformance.history import Published, Received, check_bus
 from aether.conformance.rules import case
 from aether.conformance.violations import expect, expect_error
-from aether.core import BusSubscription, Durability, EventBus, NoResponders, TimedOut, Unavailable
+from aether.core import BusSubscription, Durability, EventBus, NoResponders, OutcomeUnknown, TimedOut, Unavailable
 
 _PLACES = (1, 20, 60, 150, 400)
 _EACH = 20
@@ -24,11 +24,13 @@ async def _receive(events: BusSubscription, received: list[Received]) -> None:
 
 async def _publish(bus: EventBus, actor: str, published: Published) -> None:
     """Publish the next number."""
-    number = len(published.accepted) + len(published.unsent) + 1
+    number = len(published.accepted) + len(published.unsent) + len(published.unknown) + 1
     try:
         await bus.publish(event(actor, number))
     except Unavailable:
         published.unsent.add(number)
+    except OutcomeUnknown:
+        published.unknown.add(number)
     else:
         published.accepted.add(number)
 
@@ -40,7 +42,7 @@ async def _until_received(ctx: Context, bus: EventBus, actor: str, published: Pu
     async def publish() -> None:
         while len(seen) == reached:
             await _publish(bus, actor, published)
-            with suppress(Unavailable, NoResponders, TimedOut):
+            with suppress(Unavailable, OutcomeUnknown, NoResponders, TimedOut):
                 await bus.request(event("nobody", 1, type="Nothing"), timeout=0.02)
             await drift(1)
 

@@ -52,7 +52,8 @@ async def judge(ctx: Context, recorded: StoreHistory) -> list[Seen]:
 async def lost_ack(ctx: Context) -> None:
     """An append that is stored, but whose answer is lost, MUST raise OutcomeUnknown; repeating it MUST find it stored.
 
-    The answer is lost with its connection, or comes when nobody waits for it any more.
+    The answer is lost with its connection, or comes when nobody waits for it any more. Where an append takes several
+    requests, the first answer that is lost is not the last one: then nothing is stored, and Unavailable may say so.
     """
     recorded, link = StoreHistory(ctx.namespace), await ctx.link()
     sound = await ctx.store(wrap=recorded.wrap)
@@ -62,13 +63,15 @@ async def lost_ack(ctx: Context) -> None:
         await appended(ctx, store, event(actor, 1))
         link.blackhole(Way.REPLIES)
         commit = history(actor, 2, 4)
-        with expect_error(OutcomeUnknown, "an append whose answer is lost"):
+        with expect_error((OutcomeUnknown, Unavailable), "an append whose answer is lost") as caught:
             await ctx.within(store.append(*commit), "an append without an answer to end")
-        expect_equal(await sound.version(actor), 4, "the version that the append without an answer has led to")
+        version = await sound.version(actor)
+        allowed = (1,) if isinstance(caught.error, Unavailable) else (1, 4)
+        expect(version in allowed, f"version {allowed} behind {type(caught.error).__name__}", found=version)
         ends()
         link.heal()
         again = await appended(ctx, store, *commit)
-        expect(again.replayed, "the repeated append to find itself", found=again)
+        expect(again.replayed or version == 1, "the repeated append to find itself", found=again)
     await judge(ctx, recorded)
 
 

@@ -17,6 +17,9 @@ class Published:
     unsent: set[int] = field(default_factory=set)
     """Those that were `Unavailable`: they were not, and will not be sent."""
 
+    unknown: set[int] = field(default_factory=set)
+    """Those whose answer is lost: they may be delivered, or not."""
+
 
 @dataclass(frozen=True)
 class Received:

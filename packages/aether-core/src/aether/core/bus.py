@@ -171,7 +171,8 @@ class EventBus(Facade[BusDriver]):
         """Hand the events to everybody who is subscribed now, in this order; wait for nobody.
 
         Raises `InvalidEvent`, `InvalidName` or `PayloadTooLarge` before any of them is sent, and `Unavailable` when
-        the connection is gone: the event at fault and those behind it were not sent.
+        the connection is gone: the event at fault and those behind it were not sent. `OutcomeUnknown` says the same,
+        except that the event at fault may have been.
         """
         driver = self._live()
         messages = [self._message(event) for event in events]

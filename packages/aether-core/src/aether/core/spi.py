@@ -305,7 +305,8 @@ class BusDriver(Protocol):
         With `count`, a driver that has NO_RESPONDERS returns 0 when nobody was subscribed and otherwise at least 1;
         one that has not returns None.
         Messages of one driver reach each subscription in the order in which they were published.
-        Raises `Unavailable` when the connection is gone; the message was not and will not be sent.
+        Raises `Unavailable` when the connection is gone; the message was not and will not be sent. A driver that waits
+        for the backend's answer raises `OutcomeUnknown` when there is none: the message may be delivered, or not.
         """
         ...
 
