@@ -93,11 +93,17 @@ async def deliver_names(ctx: Context) -> None:
         published = [event(name, 1, type=name, id=name) for name in HOSTILE_NAMES]
         await bus.publish(*published, marker())
         expect_equal(await until_marker(ctx, events), published, "what is delivered")
-    for name in HOSTILE_NAMES[:40]:
-        async with other.subscribe(types={name}) as events:
-            await bus.publish(*published, marker(type=name))
-            found = [one.type for one in await until_marker(ctx, events)]
-            expect_equal(found, [name], f"what subscribe(types={{{name!r}}}) gets")
+    for start in range(0, len(HOSTILE_NAMES), 20):
+        names = HOSTILE_NAMES[start : start + 20]
+        async with AsyncExitStack() as stack:
+            filtered = [(name, other.subscribe(types={name})) for name in names]
+            filtered += [(name, other.subscribe(actors=name)) for name in names if "*" not in name]
+            for _, events in filtered:
+                await stack.enter_async_context(events)
+            await bus.publish(*published, *(marker(name, type=name) for name in names))
+            for name, events in filtered:
+                found = [one.type for one in await until_marker(ctx, events)]
+                expect_equal(found, [name], f"what is delivered where exactly {name!r:.60} is wanted")
 
 
 @case("bus.deliver#refused")
@@ -169,7 +175,20 @@ async def ready(ctx: Context) -> None:
 async def filters(ctx: Context) -> None:
     """`types` MUST be an OR over names, `actors` a pattern with `*` for any run of characters, both together an AND."""
     bus, reader = await ctx.bus(), await ctx.bus()
-    actors = ("order-1", "order-22", "user-1", "Order-1", "order.1", "order-", "xorder-1", "a*b", ">", "é")
+    actors = (
+        "order-1",
+        "order-22",
+        "user-1",
+        "Order-1",
+        "order.1",
+        "order-",
+        "xorder-1",
+        "a*b",
+        ">",
+        "é",
+        "a/\u2028/b",
+    )
+    many = {"Placed", *(f"Kind{number}" for number in range(200))}
     published = [event(actor, 1, type=kind) for actor in actors for kind in ("Placed", "Paid", "*")]
     for types, pattern, wanted, last in (
         ({"Placed"}, None, actors, "m"),
@@ -181,6 +200,11 @@ async def filters(ctx: Context) -> None:
         (None, "order.1", ("order.1",), "order.1"),
         (None, ">", (">",), ">"),
         (None, "*", actors, "m"),
+        (None, "a*b", ("a*b", "a/\u2028/b"), "ab"),
+        (None, "*/*/b", ("a/\u2028/b",), "/é🚀/b"),
+        (None, "?*", (), "?"),
+        (None, "[a-z]*", (), "[a-z]"),
+        (many, None, actors, "m"),
         ({"Paid"}, "*r-1", ("order-1", "user-1", "Order-1", "xorder-1"), "r-1"),
     ):
         async with reader.subscribe(types=types, actors=pattern) as events:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from aether.conformance.cases.bus import marker, until_marker
 from aether.conformance.context import Context, event
+from aether.conformance.corpus import HOSTILE_NAMES
 from aether.conformance.rules import case
 from aether.conformance.violations import expect, expect_equal, expect_error
 from aether.core import BusSubscription, Event, SlowConsumer
@@ -54,6 +55,18 @@ async def queue(ctx: Context) -> None:
         counts = Counter(one.id for member in members for one in member)
         more = [event_id for event_id, count in counts.items() if count > 1]
         expect(not more and len(counts) == total, f"{total} events once each in {name}", found=f"twice: {more}")
+
+
+@case("bus.queue#names")
+async def queue_names(ctx: Context) -> None:
+    """Queues of different names MUST never meet, whatever text the names are: each gets every event."""
+    publisher, reader = await ctx.bus(), await ctx.bus()
+    async with AsyncExitStack() as stack:
+        members = {name: await stack.enter_async_context(reader.subscribe(queue=name)) for name in HOSTILE_NAMES}
+        await publisher.publish(event("a", 1), event("a", 2), marker())
+        for name, events in members.items():
+            found = [one.version for one in await until_marker(ctx, events)]
+            expect_equal(found, [1, 2], f"what the only member of queue {name!r:.60} gets")
 
 
 _ALL = 20

@@ -106,6 +106,19 @@ async def tail(ctx: Context) -> None:
     expect_equal(found, await whole_feed(driver), "what the tail gave")
 
 
+@case("store.driver.tail#pages")
+async def tail_pages(ctx: Context) -> None:
+    """Pages of a tail MUST join to the feed also where there is far more than a page, and each limit is met."""
+    driver, writer = await ctx.store_driver(), await ctx.store_driver()
+    total, size = 2500, min(250, driver.limits.max_commit_events)
+    for first in range(1, total + 1, size):
+        await writer.append([write("a", first, min(first + size - 1, total))])
+    for limits in ((64,), (256, 255, 257), (499, 500, 501), (1000, 1), (5000,)):
+        async with driver.tail(after=0) as following:
+            found = await _followed(ctx, following, total, limits)
+        expect_equal([one.version for one in found], list(range(1, total + 1)), f"the versions in pages of {limits}")
+
+
 @case("store.driver.tail#after")
 async def tail_after(ctx: Context) -> None:
     """A tail MUST begin behind the position that it was given, also inside a commit."""

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import msgspec
@@ -20,9 +21,10 @@ from aether.core.spi import NewRecord, RevisionConflict, Stored, StoreDriver, Wr
 BRIEF = 0.5  # seconds: the time-out of a scope whose server does not answer
 
 
-def write(actor_id: str, first: int, last: int) -> Write:
+def write(actor_id: str, first: int, last: int, **fields: Any) -> Write:
     """The events `first` to `last` of an actor, as a driver gets them."""
-    records = [NewRecord(one.version, one.id, one.type, encode_event(one)) for one in history(actor_id, first, last)]
+    events = history(actor_id, first, last, **fields)
+    records = [NewRecord(one.version, one.id, one.type, encode_event(one)) for one in events]
     return Write(actor_id, first - 1, tuple(records))
 
 
@@ -131,6 +133,35 @@ async def many_wide(ctx: Context) -> None:
             expect(count > 100, "100 actors to be taken", found="CommitTooLarge")
             stored = 0
         expect_equal(len(await whole_feed(driver)) - before, stored, f"the events stored of {count} actors")
+
+
+@case("store.append.atomic#large")
+async def append_large(ctx: Context) -> None:
+    """A reader MUST never see a part of a commit, however many events it has, and however many bytes."""
+    writer, reader = await ctx.store_driver(), await ctx.store_driver()
+    size, commits = min(700, writer.limits.max_commit_events), 6
+    text = "x" * min(300, writer.limits.max_commit_bytes // size // 2)
+
+    async def store() -> None:
+        for first in range(1, commits * size, size):
+            await writer.append([write("a", first, first + size - 1, data={"text": text})])
+            await drift(1)
+
+    async with ctx.background(store()) as (storing,):
+        for turns in cycle(range(4)):
+            if storing.done():
+                break
+            await drift(turns)
+            last = await reader.read("a", after=0, upto=None, limit=1, reverse=True)
+            head = await reader.head()
+            seen = {
+                "version": await reader.version("a"),
+                "read": last.records[0].version if last.records else 0,
+                "head": head.version if head else 0,
+            }
+            parts = {what: version for what, version in seen.items() if version % size}
+            expect(not parts, f"a multiple of {size} versions in every answer", found=parts)
+    expect_equal(await reader.version("a"), commits * size, "the version in the end")
 
 
 # --- Records ---

@@ -1,4 +1,4 @@
-"""Many clients at once while a script of faults runs; then everything that they were told is checked."""
+"""Many clients at once, alone or while a script of faults runs; then everything that they were told is checked."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ _ACTORS = 3
 _WRITERS = 4
 _STEPS = 80  # calls that end between two faults of a link
 _LONG = 200  # and of the server, which takes longer to come back
+_CALM = 3000  # and where nothing breaks
 _TROUBLE = (OutcomeUnknown, Unavailable, StaleRead)
 
 
 class _Crowd:
-    """Writers that contend for actors, readers and subscribers: half of them through the link, half of them direct."""
+    """Writers that contend for actors, readers and subscribers: half of them through a link, if there is one."""
 
-    def __init__(self, ctx: Context, recorded: StoreHistory, link: Link) -> None:
+    def __init__(self, ctx: Context, recorded: StoreHistory, link: Link | None = None) -> None:
         self._ctx = ctx
         self._recorded = recorded
         self._link = link
@@ -63,6 +64,7 @@ class _Crowd:
     async def _write(self, number: int, store: EventStore) -> None:
         rng = random.Random(_SEED + number)
         while not self._over:
+            await drift(rng.randrange(3))
             actor = f"a{rng.randrange(_ACTORS)}"
             try:
                 version = await store.version(actor)
@@ -76,11 +78,12 @@ class _Crowd:
         rng = random.Random(_SEED)
         reads: tuple[Callable[[], Awaitable[object]], ...] = (
             lambda: listed(store.read(f"a{rng.randrange(_ACTORS)}")),
-            lambda: listed(store.read(f"a{rng.randrange(_ACTORS)}", reverse=True, limit=3)),
             lambda: fed(store),
-            store.head,
+            *2 * (lambda: listed(store.read(f"a{rng.randrange(_ACTORS)}", reverse=True, limit=3)), store.head),
+            *4 * (lambda: store.version(f"a{rng.randrange(_ACTORS)}"),),
         )
         while not self._over:
+            await drift(rng.randrange(3))
             try:
                 await rng.choice(reads)()
             except _TROUBLE:
@@ -125,6 +128,16 @@ async def _break_links(crowd: _Crowd, link: Link) -> None:
             link.reset()  # what is held is lost
         link.heal()
         await crowd.progress(_STEPS // 2)
+
+
+@case("store.append.race#mixed")
+async def mixed(ctx: Context) -> None:
+    """Contending appends, and all that anybody reads meanwhile, MUST be linearizable; nobody MUST miss anything."""
+    recorded = StoreHistory(ctx.namespace)
+    crowd = _Crowd(ctx, recorded)
+    async with crowd.at_work():
+        await crowd.progress(_CALM)
+    await judge(ctx, recorded)
 
 
 @case("store.append.race#link", faults={"link"}, durability=Durability.PROCESS)

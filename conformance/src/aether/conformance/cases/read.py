@@ -163,6 +163,9 @@ async def own(ctx: Context) -> None:
             expect_equal(await listed(store.read("a", after=version - 1)), [stored], "the events behind an append")
             expect_equal(await store.head(), position, "the head behind an append")
             expect_equal((await fed(store))[-1:], [stored], "the end of the feed behind an append")
+    for version in range(31, 61):  # as above, without anything in between that could refresh what a handle remembers
+        await stores[version % 3].append(event("a", version))
+        expect_equal(await stores[0].version("a"), version, "the version behind an append of any handle")
 
 
 @case("store.read.fresh")
