@@ -53,7 +53,7 @@ OBLIGATIONS: dict[str, tuple[str, ...]] = {
     "Definite: the value was not and will not be stored": ("store.driver.slot", "election.register.cas#definite"),
     # --- Tail ---
     "Wait until there is at least one more event": ("store.driver.tail#waits",),
-    "then return up to `limit` of them, in feed order": ("store.driver.tail",),
+    "then return up to `limit` of them, in feed order": ("store.driver.tail", "store.driver.tail#pages"),
     "starts behind the position given to": ("store.driver.tail#after",),
     "MUST deliver every event exactly once": ("store.feed.complete", "store.driver.tail#several"),
     "A cancelled call loses nothing: the next call continues": (

@@ -12,6 +12,9 @@ from aether.core import Event, VersionConflict, open_store
 
 _VERSIONS = 30
 
+REFUTED = 9
+"""The exit code that says: what the backend did is on stderr."""
+
 
 async def _write(url: str, namespace: str, first: int, last: int) -> None:
     async with open_store(url, namespace=namespace, timeout=30.0) as store, asyncio.TaskGroup() as group:
@@ -29,5 +32,15 @@ async def _write(url: str, namespace: str, first: int, last: int) -> None:
             group.create_task(write(f"a{number}"))
 
 
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
 if __name__ == "__main__":
-    asyncio.run(_write(sys.stdin.read(), sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    url = sys.stdin.read()
+    try:
+        asyncio.run(_write(url, sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    except Exception as error:  # noqa: BLE001  (whatever a backend raises is a finding)
+        found = _first(error)
+        print(f"{type(found).__name__}: {found}", file=sys.stderr)
+        sys.exit(REFUTED)

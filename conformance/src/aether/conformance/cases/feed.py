@@ -9,6 +9,7 @@ from collections import defaultdict
 from aether.conformance.context import Context, drift, event, fed, history, listed
 from aether.conformance.rules import case
 from aether.conformance.violations import SuiteError, Violation, expect, expect_equal
+from aether.conformance.writer import REFUTED
 from aether.core import START, Event, EventStore, Position, VersionConflict
 
 
@@ -187,5 +188,7 @@ async def _writing_process(ctx: Context, first: int, last: int) -> None:
         if process.returncode is None:
             process.kill()
             await process.wait()
+    if process.returncode == REFUTED:
+        raise Violation(expected="a process that appends to end well", found=errors.decode(errors="replace").strip())
     if process.returncode:
         raise SuiteError(f"a writing process failed: {errors.decode(errors='replace')[-2000:]}")
