@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from aether.conformance.plugin import pytest_configure_node
 from aether.conformance.profiles import Profile
 from aether.conformance.report import Report, Verdict, read
 
@@ -283,3 +285,13 @@ def test_workers_that_die_again_and_again_give_a_verdict(tmp_path: Path) -> None
 
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the process that ran it ended" in (tmp_path / "report" / "README.md").read_text()
+
+
+def test_work_for_a_worker_that_has_just_died_does_not_end_the_run() -> None:
+    def broken(_: object) -> None:
+        raise OSError("cannot send (already closed?)")
+
+    node = SimpleNamespace(send_runtest_some=broken)
+    pytest_configure_node(node)
+
+    node.send_runtest_some([0, 1])

@@ -454,3 +454,24 @@ async def test_overlapping_reconnects_do_not_fail_at_their_end(server, connect, 
         for task in tasks:
             task.cancel()
         assert await asyncio.gather(*tasks) == [None, None]
+
+
+async def test_overlapping_reconnects_leave_no_socket_behind(shared, connect, until):
+    async with connect(shared.url) as connection:
+        client, opened = connection.client, []
+        connected = client._process_connect_init
+
+        async def process_connect_init():
+            opened.append(client._transport._io_writer)
+            await connected()
+
+        client._process_connect_init = process_connect_init
+        reconnects = [asyncio.create_task(client._attempt_reconnect()) for _ in range(2)]
+        await until(lambda: len(opened) >= 2 and any(task.done() for task in reconnects))
+        for task in reconnects:
+            task.cancel()
+        await asyncio.wait(reconnects)
+
+        others = [writer for writer in opened if writer is not client._transport._io_writer]
+        assert others
+        assert all(writer.transport.is_closing() for writer in others)

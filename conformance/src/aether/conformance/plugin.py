@@ -11,6 +11,8 @@ import json
 import os
 import random
 import shlex
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -118,6 +120,25 @@ def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -
     if status not in ("", "pass"):
         return "provisional", "p", "PROVISIONAL"
     return None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Called by xdist, in the process that gives work to a worker."""
+    node.send_runtest_some = _to_the_living(node.send_runtest_some)
+
+
+def _to_the_living(send: Callable[[Sequence[int]], None]) -> Callable[[Sequence[int]], None]:
+    """Send work to a worker, unless it has just died: xdist would end the whole run, a moment before it hears of it.
+
+    What was meant for the worker is given to others when it does.
+    """
+
+    def sent(indices: Sequence[int]) -> None:
+        with suppress(OSError):
+            send(indices)
+
+    return sent
 
 
 class Collector:

@@ -130,7 +130,7 @@ async def _break_links(crowd: _Crowd, link: Link) -> None:
         await crowd.progress(_STEPS // 2)
 
 
-@case("store.append.race#mixed")
+@case("store.feed.complete#mixed")
 async def mixed(ctx: Context) -> None:
     """Contending appends, and all that anybody reads meanwhile, MUST be linearizable; nobody MUST miss anything."""
     recorded = StoreHistory(ctx.namespace)

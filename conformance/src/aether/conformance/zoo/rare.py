@@ -25,7 +25,7 @@ _under_way: defaultdict[str, Counter[str]] = defaultdict(Counter)
 class ReadsUncommitted(StoreWrapper):
     """Shows versions of commits that are still being decided, and may be refused."""
 
-    caught_by = "store.append.race#mixed"
+    caught_by = "store.feed.complete#mixed"
     unseen = "it takes two calls at once"
 
     async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
@@ -45,7 +45,7 @@ class ReadsUncommitted(StoreWrapper):
 class IsSeldomStale(StoreWrapper):
     """One of two hundred answers comes from a replica that is one version behind."""
 
-    caught_by = "store.append.race#mixed"
+    caught_by = "store.feed.complete#mixed"
     unseen = "it takes hundreds of calls"
     answers = 0
 

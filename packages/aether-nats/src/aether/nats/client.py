@@ -1,4 +1,4 @@
-"""nats-py's client with the five things repaired that Aether cannot work around from outside.
+"""nats-py's client with the things repaired that Aether cannot work around from outside.
 
 Everything that touches private parts of nats-py is here or marked with `noqa: SLF001`; the tests of this package fail
 when an update of nats-py changes one of them.
@@ -45,6 +45,7 @@ class Client(NatsClient):
         super().__init__()
         self._tls_needed = tls
         self._steady: dict[str, set[asyncio.Task[None]]] = {}
+        self._sockets: list[asyncio.StreamWriter] = []
 
     def _connect_command(self) -> bytes:
         # nats-py encrypts only if the server says so, also when it was given a TLS context: anybody who can change
@@ -66,6 +67,19 @@ class Client(NatsClient):
         # Two of them that overlap share one future, and the last thing that the later one does is to set it again.
         with suppress(asyncio.InvalidStateError):
             await super()._attempt_reconnect()
+
+    async def _connect_to_server(self, s: Any) -> None:
+        # Two reconnects that overlap share one transport, and so does one that outlives the client: nats-py forgets
+        # the socket that came first, and it stays open until the garbage collector finds it.
+        before = self._transport
+        await super()._connect_to_server(s)
+        opened = getattr(self._transport or before, "_io_writer", None)
+        for socket_ in self._sockets:
+            if socket_ is not opened:
+                _drop(socket_)
+        self._sockets = [] if opened is None else [opened]
+        if self._transport is None and opened is not None:
+            _drop(opened)
 
     async def _ping_interval(self) -> None:
         await self._alone("ping", super()._ping_interval)
@@ -147,8 +161,12 @@ def abort(client: NatsClient) -> None:
     transport, client._transport = client._transport, None
     writer = getattr(transport, "_io_writer", None)
     if writer is not None:
-        with suppress(AttributeError):  # from asyncio, when the last write has closed the transport meanwhile
-            writer.transport.abort()
+        _drop(writer)
+
+
+def _drop(writer: asyncio.StreamWriter) -> None:
+    with suppress(AttributeError):  # from asyncio, when the last write has closed the transport meanwhile
+        writer.transport.abort()
 
 
 async def connect(
