@@ -19,7 +19,7 @@ _ACTORS = 3
 _WRITERS = 4
 _STEPS = 80  # calls that end between two faults of a link
 _LONG = 200  # and of the server, which takes longer to come back
-_CALM = 3000  # and where nothing breaks
+_CALM = 750  # and where nothing breaks
 _TROUBLE = (OutcomeUnknown, Unavailable, StaleRead)
 
 
@@ -136,7 +136,8 @@ async def mixed(ctx: Context) -> None:
     recorded = StoreHistory(ctx.namespace)
     crowd = _Crowd(ctx, recorded)
     async with crowd.at_work():
-        await crowd.progress(_CALM)
+        for _ in range(4):  # each with a bound of its own: a disk may be slow
+            await crowd.progress(_CALM)
     await judge(ctx, recorded)
 
 
@@ -160,14 +161,21 @@ async def mixed_server(ctx: Context) -> None:
     """While the server pauses, dies and comes back, the same MUST hold; and what was acknowledged MUST be there."""
     recorded, link = StoreHistory(ctx.namespace), await ctx.link()
     crowd = _Crowd(ctx, recorded, link)
+    unheard = await crowd.store(1)
     async with crowd.at_work():
         await crowd.progress()
         async with ctx.paused():
             link.reset()  # so that something ends in spite of the pause
             await crowd.progress(1)
         await crowd.progress()
-        for _ in range(2):
-            async with ctx.gone():
-                await ctx.eventually(lambda: not link.connections, "the end of the connections to a dead server")
+        for number in range(2):
+            await ctx.recovers(unheard.head, "the connection through the link")
+            link.blackhole(Way.REPLIES)  # so that the server dies in the middle of an append
+            async with ctx.background(_acknowledged(unheard, [event(f"u{number}", 1)])):
+                await drift(20)
+                async with ctx.gone():
+                    link.reset()
+                    link.heal()
+                    await ctx.eventually(lambda: not link.connections, "the end of the connections to a dead server")
             await crowd.progress(_LONG)
     await judge(ctx, recorded)
