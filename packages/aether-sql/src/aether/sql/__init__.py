@@ -1,0 +1,1 @@
+"""Aether on SQL: SQLite embedded, PostgreSQL for production, MariaDB too."""
