@@ -5,13 +5,15 @@
 | `StoreDriver.tail` | `PollingTail(store, after=…)` | `head()` and `feed()` |
 | a `LeaseRegister` | `StoreRegister(store)` | `load()` and `save()` |
 | a `BusDriver` | `PollingBus(log)` | a `BusLog`: one table, or one list, of messages |
+| a server that is fast with single calls | `Batcher(flush)`, `plan` | one transaction for many calls: group commit |
 
-All of them poll with a pause that grows while nothing happens, and look at once when somebody in the same process
+The first three poll with a pause that grows while nothing happens, and look at once when somebody in the same process
 rings their `Bell`. They keep the obligations of `aether.core.spi` if what they stand on does.
 """
 
+from aether.core.kit.batching import Batcher, plan, size_of
 from aether.core.kit.bus import BusLog, Logged, PollingBus
 from aether.core.kit.polling import Bell, Poll, PollingTail
 from aether.core.kit.register import StoreRegister
 
-__all__ = ["Bell", "BusLog", "Logged", "Poll", "PollingBus", "PollingTail", "StoreRegister"]
+__all__ = ["Batcher", "Bell", "BusLog", "Logged", "Poll", "PollingBus", "PollingTail", "StoreRegister", "plan", "size_of"]

@@ -1,0 +1,186 @@
+"""Group commit: whatever is waiting goes to the server as one transaction, at once when the server is idle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Generic, TypeVar
+
+from aether.core.errors import OutcomeUnknown, Unavailable, VersionConflict
+from aether.core.spi import Write
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+MOST = 1000
+"""Requests that go into one batch at most."""
+
+LARGEST = 1 << 20
+"""Bytes behind which a batch takes no further request."""
+
+_ROOM = 4096  # requests that may wait; whoever comes then waits outside
+
+
+class _Waiting(Generic[Request, Answer]):
+    __slots__ = ("answer", "request", "sent", "size")
+
+    def __init__(self, request: Request, size: int, answer: asyncio.Future[Answer]) -> None:
+        self.request = request
+        self.size = size
+        self.answer = answer
+        self.sent = False
+
+
+class Batcher(Generic[Request, Answer]):
+    """Hands requests to `flush` in batches, in their order, one batch at a time, and never waits for more of them.
+
+    A lone request is a batch of its own, one turn of the event loop later; what comes while a batch is under way goes
+    into the next one. `flush` runs in a task of the batcher, so nobody who is cancelled disturbs a call to the server:
+    a request that still waits is taken back, one that was sent ends as if nobody had left.
+    """
+
+    def __init__(
+        self,
+        flush: Callable[[Sequence[Request]], Awaitable[Sequence[Answer | Exception]]],
+        *,
+        what: str,
+        timeout: float,
+        size: Callable[[Request], int],
+    ) -> None:
+        """`flush` answers each request with its result or its own exception.
+
+        Where it raises instead, nothing of the batch was done, unless it raises `OutcomeUnknown`. `Unavailable` and
+        `OutcomeUnknown` go to everybody; after any other exception each request is flushed alone, so that one that
+        the server cannot take fails none of the others.
+        """
+        self._flush = flush
+        self._what = what
+        self._timeout = timeout
+        self._size = size
+        self._queue: deque[_Waiting[Request, Answer]] = deque()
+        self._room = asyncio.Semaphore(_ROOM)
+        self._worker: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def ask(self, request: Request) -> Answer:
+        """Give a request to the next batch and wait for its answer, for `timeout` seconds.
+
+        Then it raises `Unavailable` if the request was not sent, `OutcomeUnknown` if it was.
+        """
+        try:
+            async with asyncio.timeout(self._timeout) if self._room.locked() else _NO_BOUND:
+                await self._room.acquire()
+        except TimeoutError:
+            raise Unavailable(self._what, reason=f"{_ROOM} calls are waiting already") from None
+        try:
+            return await self._enqueue(request)
+        finally:
+            self._room.release()
+
+    async def _enqueue(self, request: Request) -> Answer:
+        if self._closed:
+            raise Unavailable(self._what, reason="it is closed")
+        loop = asyncio.get_running_loop()
+        waiting: _Waiting[Request, Answer] = _Waiting(request, self._size(request), loop.create_future())
+        self._queue.append(waiting)
+        if self._worker is None:
+            self._worker = loop.create_task(self._work())
+        timer = loop.call_later(self._timeout, self._expire, waiting)
+        try:
+            return await waiting.answer
+        finally:
+            timer.cancel()
+
+    def _expire(self, waiting: _Waiting[Request, Answer]) -> None:
+        if waiting.answer.done():
+            return
+        reason = f"no answer within {self._timeout:g} s"
+        if waiting.sent:
+            waiting.answer.set_exception(OutcomeUnknown(self._what, reason=reason))
+        else:
+            waiting.answer.set_exception(Unavailable(self._what, reason=f"not sent: {reason} to what came before"))
+
+    async def close(self) -> None:
+        """Let what is waiting end, with its answer or its time-out. Later requests are refused. May be called twice."""
+        self._closed = True
+        worker = self._worker
+        if worker is not None:
+            await asyncio.wait([worker], timeout=2 * self._timeout)
+            worker.cancel()
+            await asyncio.wait([worker])
+
+    # --- The worker ---
+
+    async def _work(self) -> None:
+        try:
+            while batch := self._take():
+                await self._send(batch)
+        finally:
+            self._worker = None
+
+    def _take(self) -> list[_Waiting[Request, Answer]]:
+        batch: list[_Waiting[Request, Answer]] = []
+        size = 0
+        while self._queue and len(batch) < MOST and size < LARGEST:
+            waiting = self._queue.popleft()
+            if not waiting.answer.done():  # it was neither cancelled nor timed out
+                waiting.sent = True
+                size += waiting.size
+                batch.append(waiting)
+        return batch
+
+    async def _send(self, batch: Sequence[_Waiting[Request, Answer]]) -> None:
+        answers: Sequence[Answer | Exception]
+        try:
+            answers = await self._flush([waiting.request for waiting in batch])
+        except (Unavailable, OutcomeUnknown) as error:
+            answers = [error] * len(batch)
+        except Exception as error:  # noqa: BLE001  (it goes to whoever has asked)
+            if len(batch) > 1:
+                for waiting in batch:
+                    await self._send([waiting])
+                return
+            answers = [error]
+        for waiting, answer in zip(batch, answers, strict=True):
+            if waiting.answer.done():
+                continue
+            if isinstance(answer, Exception):
+                waiting.answer.set_exception(answer)
+            else:
+                waiting.answer.set_result(answer)
+
+
+class _NoBound:
+    async def __aenter__(self) -> None:
+        """There is room: a time-out would cost more than the call."""
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing was begun."""
+
+
+_NO_BOUND = _NoBound()
+
+
+def plan(commits: Sequence[Sequence[Write]], versions: MutableMapping[str, int]) -> list[VersionConflict | None]:
+    """Judge commits one behind the other: None where all of its expectations hold, else the conflict.
+
+    `versions` holds the current version of every actor that is written; it is moved on by each commit that is sound,
+    so that a commit may build on one before it in the same batch. The conflicts are true if the sound ones are stored.
+    """
+    return [_judge(commit, versions) for commit in commits]
+
+
+def _judge(commit: Sequence[Write], versions: MutableMapping[str, int]) -> VersionConflict | None:
+    for write in commit:
+        current = versions[write.actor_id]
+        if write.expected != current:
+            return VersionConflict(write.actor_id, attempted=write.expected + 1, current=current)
+    for write in commit:
+        versions[write.actor_id] = write.expected + len(write.records)
+    return None
+
+
+def size_of(commit: Sequence[Write]) -> int:
+    """The bytes of a commit's events."""
+    return sum(len(record.data) for write in commit for record in write.records)

@@ -1,0 +1,72 @@
+"""The caller's own transaction, as a commit joins it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from aether.core.errors import Unavailable
+from aether.sql.database import Commit, Home, Row, WrongConnection
+from aether.sql.statements import Statement, Statements
+
+
+class Joined:
+    """An `AsyncConnection` of SQLAlchemy that is in a transaction, or the one of an `AsyncSession`.
+
+    Nothing is committed or rolled back here, and an error of the database leaves the transaction as the database left
+    it: whoever began it ends it.
+    """
+
+    def __init__(self, connection: Any, statements: Statements, ns: int) -> None:
+        self._connection = connection
+        self._statements = statements
+        self._ns = ns
+
+    @classmethod
+    async def of(
+        cls, transaction: object, dialect: str, statements: Statements, namespace: str, home: Home
+    ) -> Joined:
+        """Join it. Raises `WrongConnection` if it is none, or leads to another database."""
+        from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+        if isinstance(transaction, AsyncSession):
+            transaction = await transaction.connection()
+        if not isinstance(transaction, AsyncConnection):
+            wanted = "an AsyncConnection or AsyncSession of SQLAlchemy"
+            raise WrongConnection(f"{wanted} is needed, not {type(transaction).__name__}")
+        if transaction.dialect.name != dialect:
+            raise WrongConnection(f"it leads to {transaction.dialect.name}, the store is in {dialect}")
+        if not transaction.in_transaction():
+            raise WrongConnection("it is in no transaction; use it within `async with engine.begin() as connection`")
+        joined = cls(transaction, statements, home.ns)
+        found = await joined.fetch(statements.namespace, name=namespace)
+        if [tuple(row) for row in found] != [tuple(home)]:
+            raise WrongConnection("it leads to another database than the store's, or to other tables")
+        return joined
+
+    async def fetch(self, statement: Statement, **values: Any) -> Sequence[Row]:
+        """Run a query."""
+        result = await self._run(statement.sql, statement.values(**values))
+        return [tuple(row) for row in result.all()]
+
+    async def run(self, sql: str, values: tuple[Any, ...]) -> int:
+        """Run a statement, and return how many rows it changed."""
+        result = await self._run(sql, values)
+        return int(result.rowcount)
+
+    async def versions(self, commit: Commit) -> dict[str, int]:
+        """The versions of the actors of a commit, as this transaction sees them."""
+        found: dict[str, int] = {}
+        for write in commit:
+            rows = await self.fetch(self._statements.version, ns=self._ns, actor_id=write.actor_id)
+            found[write.actor_id] = int(rows[0][0] or 0)
+        return found
+
+    async def _run(self, sql: str, values: tuple[Any, ...]) -> Any:
+        from sqlalchemy.exc import DBAPIError
+
+        try:
+            return await self._connection.exec_driver_sql(sql, values)
+        except DBAPIError as error:
+            reason = str(error.orig)
+            raise Unavailable("the caller's transaction", reason=reason, hint="roll it back and try again") from error

@@ -1,0 +1,41 @@
+"""From a URL to a database, shared by what one opening of the URL makes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from aether.core.scope import Scope
+from aether.core.url import BackendURL
+from aether.sql.database import Database
+
+
+def shared(url: BackendURL, scope: Scope) -> AbstractAsyncContextManager[Database]:
+    """The database of a URL: opened for the first of store, bus and register, closed behind the last one."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Database]:
+        database = make(url, scope)
+        try:
+            await database.open()
+            yield database
+        finally:
+            await database.close()
+
+    return scope.share("aether-sql", opened)
+
+
+def make(url: BackendURL, scope: Scope) -> Database:
+    """The database of a URL, not open yet. Raises `InvalidURL`."""
+    if url.scheme == "sqlite":
+        from aether.sql.sqlite import Sqlite
+
+        return Sqlite(url, scope)
+    from aether.sql.postgresql import Postgres
+
+    return Postgres(url, scope)
+
+
+def pause_of(url: BackendURL) -> float:
+    """Seconds between two looks for what other processes wrote, where nothing tells of it."""
+    return 1.0

@@ -1,0 +1,126 @@
+"""The statements that all databases share, compiled once per dialect and run on the driver's own connection.
+
+Compiling is what SQLAlchemy is best at; executing through it costs more than the database takes for a small statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from aether.sql.schema import Tables
+from sqlalchemy.dialects import postgresql, sqlite
+
+PAGE_BYTES = 4 << 20
+"""A page ends with the event that reaches this size."""
+
+PAGE_EVENTS = 1000
+
+
+class Statement:
+    """SQL text with the names of its parameters in the order in which the driver wants their values."""
+
+    def __init__(self, statement: sa.ClauseElement, dialect: sa.Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)
+        assert isinstance(compiled, sa.sql.compiler.SQLCompiler)
+        self.sql = str(compiled)
+        self._names = tuple(compiled.positiontup or ())
+        self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
+
+    def values(self, **values: Any) -> tuple[Any, ...]:
+        """The values of one call."""
+        if self._fixed:  # SQLite is always given an OFFSET
+            values = {**self._fixed, **values}
+        return tuple([values[name] for name in self._names])
+
+
+class Statements:
+    """Every statement of one dialect over one set of tables.
+
+    `windowed`: a page is cut at `PAGE_BYTES` by the database, because the driver fetches all of an answer at once.
+    """
+
+    def __init__(self, known: Tables, dialect: sa.Dialect, *, windowed: bool) -> None:
+        self._known = known
+        self._dialect = dialect
+        self._windowed = windowed
+        events, slots, leases = known.events.c, known.slots.c, known.leases.c
+        ns, actor = events.ns == _given("ns"), events.actor_id == _given("actor_id")
+        self.version = self._made(sa.select(sa.func.max(events.version)).where(ns, actor))
+        self.head = self._made(self._stored().where(ns).order_by(events.position.desc()).limit(sa.literal_column("1")))
+        within = (events.position > _given("after"), events.position <= _given("upto"))
+        self.feed = self._page([ns, *within], events.position)
+        between = (events.version > _given("after"), events.version <= _given("upto"))
+        self.read = self._page([ns, actor, *between], events.version)
+        self.read_back = self._page([ns, actor, *between], events.version.desc())
+
+        slot = (slots.ns == _given("ns"), slots.kind == _given("kind"), slots.name == _given("name"))
+        self.load = self._made(sa.select(slots.revision, slots.value).where(*slot))
+        self.save = self._made(self._replacing(known.slots, slot))
+        self.save_first = self._made(self._first(known.slots))
+        lease = (leases.ns == _given("ns"), leases.name == _given("name"))
+        self.lease = self._made(sa.select(leases.revision, leases.value).where(*lease))
+        self.cas = self._made(self._replacing(known.leases, lease))
+        self.cas_first = self._made(self._first(known.leases))
+        self.scan = self._made(
+            sa.select(leases.name, leases.revision, leases.value).where(
+                leases.ns == _given("ns"), leases.name >= _given("prefix")
+            )
+        )
+
+        namespaces, settings, messages = known.namespaces.c, known.settings.c, known.messages.c
+        named = namespaces.name == _given("name")
+        self.namespace = self._made(sa.select(namespaces.ns, namespaces.identity).where(named))
+        self.setting = self._made(sa.select(settings.value).where(settings.name == _given("name")))
+        body = messages.event if windowed else _raw(messages.event)
+        self.received = self._made(
+            sa.select(messages.position, messages.namespace, messages.type, messages.actor_id, body)
+            .where(messages.position > _given("after"))
+            .order_by(messages.position)
+            .limit(_given("limit"))
+        )
+
+    def _made(self, statement: sa.ClauseElement) -> Statement:
+        return Statement(statement, self._dialect)
+
+    def _stored(self) -> sa.Select[Any]:
+        events = self._known.events.c
+        event = events.event if self._windowed else _raw(events.event)
+        return sa.select(events.position, events.actor_id, events.version, event)
+
+    def _page(self, wanted: Iterable[sa.ColumnElement[bool]], order: sa.ColumnElement[Any]) -> Statement:
+        page = self._stored().where(*wanted).order_by(order).limit(_given("limit"))
+        if not self._windowed:
+            return self._made(page)
+        size = sa.func.octet_length(sa.cast(self._known.events.c.event, sa.Text))
+        so_far = (sa.func.sum(size).over(order_by=order, rows=(None, 0)) - size).label("so_far")
+        inner = page.add_columns(so_far).subquery()
+        columns = [column for column in inner.c if column.name != "so_far"]
+        backwards = order.modifier is not None if isinstance(order, sa.UnaryExpression) else False
+        key = inner.c[next(iter(order.get_children())).name if backwards else order.name]  # type: ignore[attr-defined]
+        cut = sa.select(*columns).where(inner.c.so_far < sa.literal_column(str(PAGE_BYTES)))
+        return self._made(cut.order_by(key.desc() if backwards else key))
+
+    def _replacing(self, table: sa.Table, key: Iterable[sa.ColumnElement[bool]]) -> sa.Update:
+        changed = {"revision": table.c.revision + sa.literal_column("1"), "value": _given("value")}
+        return sa.update(table).where(*key, table.c.revision == _given("expected")).values(changed)
+
+    def _first(self, table: sa.Table) -> sa.ClauseElement:
+        """Insert a row; none if its key is taken."""
+        row = {column.name: _given(column.name) for column in table.columns}
+        row["revision"] = sa.literal_column("1")
+        if self._dialect.name == "sqlite":
+            return sqlite.insert(table).values(row).on_conflict_do_nothing()
+        if self._dialect.name == "postgresql":
+            return postgresql.insert(table).values(row).on_conflict_do_nothing()
+        return sa.insert(table).values(row).prefix_with("IGNORE")
+
+
+def _given(name: str) -> sa.BindParameter[Any]:
+    return sa.bindparam(name)
+
+
+def _raw(document: sa.ColumnElement[Any]) -> sa.ColumnElement[bytes]:
+    """Text as bytes, where the driver would decode it only for us to encode it again."""
+    return sa.cast(document, sa.LargeBinary).label("event")

@@ -1,0 +1,123 @@
+"""The event store in tables.
+
+**URL** `sqlite:///file.db` (relative), `sqlite:////absolute/file.db`, `sqlite://` (in memory),
+`postgresql://user:password@host/database`. Options: `prefix`, `schema`, `create`; `synchronous` for SQLite.
+
+**Guarantees** All rules, and the features MULTI_ACTOR and CALLER_TRANSACTION. Durability is read from the database.
+
+**Limits** 1 MiB per event, 16 MiB and 10,000 events per commit, 4 MiB per snapshot. One order per namespace means one
+commit at a time per namespace; what comes together is committed together, so that costs little.
+
+**Under the hood** One table of events, `PRIMARY KEY (ns, position)` and `UNIQUE (ns, actor_id, version)`. Appends of
+one process that come together are one transaction (`aether.core.kit.Batcher`). See the module of each database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from aether.core.features import Durability, Feature
+from aether.core.kit import Bell, PollingTail
+from aether.core.scope import Scope
+from aether.core.spi import Page, RevisionConflict, Slot, Stored, Tail, Write
+from aether.core.url import BackendURL
+from aether.sql.database import LAST, LIMITS, Bells, Database, Row, encoded
+from aether.sql.opening import shared
+from aether.sql.statements import PAGE_BYTES, PAGE_EVENTS, Statement
+
+
+class SqlStore:
+    """A `StoreDriver` over one database."""
+
+    features = frozenset({Feature.MULTI_ACTOR, Feature.CALLER_TRANSACTION})
+    limits = LIMITS
+    durability = Durability.NONE
+    identity = ""
+
+    def __init__(self, url: BackendURL, scope: Scope) -> None:
+        self._opening = lambda: shared(url, scope)
+        self._stack = AsyncExitStack()
+        self._database: Database
+
+    async def open(self) -> None:
+        async with AsyncExitStack() as stack:
+            self._database = await stack.enter_async_context(self._opening())
+            self._stack = stack.pop_all()
+        self.identity, self.durability = self._database.home.identity, self._database.durability
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+    # --- Events ---
+
+    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
+        return await self._database.append(writes, transaction=transaction)
+
+    async def read(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
+        statements = self._database.statements
+        return await self._page(
+            f"read of {actor_id!r}",
+            statements.read_back if reverse else statements.read,
+            limit,
+            actor_id=actor_id,
+            after=after,
+            upto=LAST if upto is None else upto,
+        )
+
+    async def feed(self, *, after: int, upto: int, limit: int) -> Page:
+        return await self._page("feed", self._database.statements.feed, limit, after=after, upto=upto)
+
+    async def _page(self, what: str, statement: Statement, limit: int | None, **values: object) -> Page:
+        size = PAGE_EVENTS if limit is None else min(limit, PAGE_EVENTS)
+        rows = await self._database.fetch(what, statement, ns=self._database.home.ns, limit=size, **values)
+        records = _stored(rows)
+        return Page(records, len(records) == size or sum(len(one.data) for one in records) >= PAGE_BYTES)
+
+    async def version(self, actor_id: str) -> int:
+        statement = self._database.statements.version
+        rows = await self._database.fetch(f"version of {actor_id!r}", statement, ns=self._database.home.ns, actor_id=actor_id)
+        return int(rows[0][0] or 0)
+
+    async def head(self) -> Stored | None:
+        rows = await self._database.fetch("head", self._database.statements.head, ns=self._database.home.ns)
+        return _stored(rows)[0] if rows else None
+
+    @asynccontextmanager
+    async def tail(self, *, after: int) -> AsyncIterator[Tail]:
+        bell = Bell()
+        self._database.listen(Bells.EVENTS, bell)
+        yield PollingTail(self, after=after, bell=bell, every=self._database.every)
+
+    # --- Slots ---
+
+    async def load(self, kind: str, name: str) -> Slot | None:
+        statement = self._database.statements.load
+        rows = await self._database.fetch(f"{kind} {name!r}", statement, ns=self._database.home.ns, kind=kind, name=name)
+        return Slot(rows[0][0], rows[0][1]) if rows else None
+
+    async def save(
+        self, kind: str, name: str, value: bytes, *, expected: int, transaction: object | None = None
+    ) -> int:
+        statements = self._database.statements
+        changed = await self._database.change(
+            f"{kind} {name!r}",
+            statements.save if expected else statements.save_first,
+            topic=None,
+            transaction=transaction,
+            ns=self._database.home.ns,
+            kind=kind,
+            name=name,
+            value=value,
+            expected=expected,
+        )
+        if not changed:
+            raise RevisionConflict
+        return expected + 1
+
+
+def _stored(rows: Iterable[Row]) -> list[Stored]:
+    return [
+        Stored(position, actor_id, version, encoded(event))
+        for position, actor_id, version, event in rows
+    ]
