@@ -46,7 +46,11 @@ class Joined:
 
     async def fetch(self, statement: Statement, **values: Any) -> Sequence[Row]:
         """Run a query."""
-        result = await self._run(statement.sql, statement.values(**values))
+        return await self.rows(statement.sql, statement.values(**values))
+
+    async def rows(self, sql: str, values: tuple[Any, ...]) -> Sequence[Row]:
+        """Run a statement that answers with rows."""
+        result = await self._run(sql, values)
         return [tuple(row) for row in result.all()]
 
     async def run(self, sql: str, values: tuple[Any, ...]) -> int:

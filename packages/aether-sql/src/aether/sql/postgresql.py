@@ -1,0 +1,375 @@
+"""PostgreSQL, by asyncpg.
+
+One statement per batch takes the namespace's advisory lock, draws positions from a sequence, inserts and notifies:
+whoever has a position holds the lock until it is visible, so the order of positions is the order of commits. Versions
+of actors are remembered; they only grow, so a stale one can cause no gap, only a violation of the unique key, and then
+the batch is judged again with the lock held. Readers and listeners have connections of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, TypeVar
+
+import asyncpg
+from aether.core.errors import StoreIdentityChanged, VersionConflict
+from aether.core.event import new_id
+from aether.core.features import Durability
+from aether.core.kit import Batcher, Bell, plan, size_of
+from aether.core.scope import Scope
+from aether.core.spi import Message
+from aether.core.url import BackendURL
+from aether.sql.connections import Connections, Line, Listener, Refused, engine_of
+from aether.sql.database import Bells, Commit, Home, Row
+from aether.sql.joined import Joined
+from aether.sql.options import creates, tables_of
+from aether.sql.schema import VERSION, SchemaMissing, Tables, check_version, migrations, record_version
+from aether.sql.statements import Statement, Statements
+from sqlalchemy.dialects.postgresql import asyncpg as dialects
+
+Result = TypeVar("Result")
+
+LOCK = 1097162834
+"""The first key of the advisory locks, so that they never meet those of an application: "AetR" in ASCII."""
+
+_SCHEMA_LOCK = -1
+_MOST_KNOWN = 100_000  # actors whose version is remembered: about 20 MB
+_CAREFUL = 16  # batches that take the lock first behind one that lost a race: where one is, more are
+_DIALECT = dialects.dialect()
+
+
+class Postgres:
+    """A `Database` on a server."""
+
+    push = True
+    every = 1.0
+    durability = Durability.NONE
+    home: Home
+
+    def __init__(self, url: BackendURL, scope: Scope) -> None:
+        self._creates = creates(url)
+        self._namespace = scope.namespace
+        self._timeout = scope.timeout
+        self._tables = tables_of(url)
+        self.statements = Statements(self._tables, _DIALECT, windowed=True)
+        self._texts: _Texts
+        self._bells = Bells()
+        self._connections = Connections(engine_of(url), scope.timeout, self._check)
+        self._line = Line(self._connections, scope.timeout)
+        self._message_line = Line(self._connections, scope.timeout, "SET synchronous_commit = off")
+        self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of)
+        self._messages = Batcher(self._flush_messages, what="publish", timeout=scope.timeout, size=_message_size)
+        self._listener: Listener | None = None
+        self._changes: set[asyncio.Task[Any]] = set()
+        self._versions: dict[str, int] = {}
+        self._careful = 0
+
+    # --- Life ---
+
+    async def open(self) -> None:
+        self.home, self.durability = await self._connections.run("opening the store", self._introduce)
+        self._texts = _Texts(self._tables, self.home.ns)
+
+    async def close(self) -> None:
+        if self._listener is not None:
+            await self._listener.close()
+        await self._appends.close()
+        await self._messages.close()
+        if self._changes:
+            await asyncio.wait(self._changes, timeout=self._timeout)
+        await self._line.close()
+        await self._message_line.close()
+        await self._connections.close()
+
+    def listen(self, topic: str, bell: Bell) -> None:
+        self._bells.add(topic, bell)
+        if self._listener is None:
+            channels = {self._texts.channels[known]: known for known in (Bells.EVENTS, Bells.LEASES, Bells.MESSAGES)}
+            self._listener = Listener(self._connections, channels, self._bells)
+
+    async def _introduce(self, connection: asyncpg.Connection) -> tuple[Home, Durability]:
+        home = await self._find(connection)
+        if home is None:
+            async with connection.transaction():
+                await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK, _SCHEMA_LOCK)
+                home = await self._find(connection) or await self._make(connection)
+        (synced,) = await connection.fetchrow("SELECT current_setting('synchronous_commit') <> 'off'")
+        (flushed,) = await connection.fetchrow("SELECT current_setting('fsync') = 'on'")
+        if not synced:  # the server holds commits back in its memory for up to 600 ms
+            return home, Durability.NONE
+        return home, Durability.HOST if flushed else Durability.PROCESS
+
+    async def _find(self, connection: asyncpg.Connection) -> Home | None:
+        if await self._schema_version(connection) < VERSION:
+            return None
+        row = await connection.fetchrow(self.statements.namespace.sql, self._namespace)
+        return None if row is None else Home(*row)
+
+    async def _schema_version(self, connection: asyncpg.Connection) -> int:
+        settings = self._tables.name(self._tables.settings, _DIALECT)
+        if await connection.fetchval("SELECT to_regclass($1) IS NULL", settings):
+            return 0
+        found = await connection.fetchval(f"SELECT value FROM {settings} WHERE name = 'version'")  # noqa: S608
+        return check_version(found) if found else 0
+
+    async def _make(self, connection: asyncpg.Connection) -> Home:
+        found = await self._schema_version(connection)
+        if found < VERSION:
+            if not self._creates:
+                raise SchemaMissing("postgresql", found=found)
+            for statement in (*migrations(self._tables, _DIALECT, found), record_version(self._tables, _DIALECT)):
+                await connection.execute(statement)
+        namespaces = self._tables.name(self._tables.namespaces, _DIALECT)
+        made = await connection.fetchrow(
+            f"INSERT INTO {namespaces} (ns, name, identity) "  # noqa: S608
+            f"SELECT coalesce(max(ns), 0) + 1, $1, $2 FROM {namespaces} RETURNING ns, identity",
+            self._namespace,
+            new_id(),
+        )
+        return Home(*made)
+
+    async def _check(self, connection: asyncpg.Connection) -> None:
+        """Make sure that a new connection leads to the store that was opened."""
+        if not hasattr(self, "home"):
+            return
+        try:
+            row = await connection.fetchrow(self.statements.namespace.sql, self._namespace)
+        except asyncpg.UndefinedTableError:
+            row = None
+        if row is None or Home(*row) != self.home:
+            raise StoreIdentityChanged(self.home.identity, "another store answers, or none")
+
+    # --- Calls ---
+
+    async def fetch(self, what: str, statement: Statement, **values: Any) -> Sequence[Row]:
+        row = statement.values(**values)
+
+        async def query(connection: asyncpg.Connection) -> Sequence[Row]:
+            rows: Sequence[Row] = await connection.fetch(statement.sql, *row)
+            return rows
+
+        return await self._connections.run(what, query)
+
+    async def _change(self, what: str, work: Callable[[asyncpg.Connection], Awaitable[Result]]) -> Result:
+        """Run a statement that writes, in a task that nobody cancels."""
+        task = asyncio.create_task(self._connections.run(what, work, writes=True))
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        task.add_done_callback(_seen)
+        return await asyncio.shield(task)
+
+    # --- Events ---
+
+    async def append(self, commit: Commit, *, transaction: object | None) -> int:
+        if transaction is None:
+            return await self._appends.ask(commit)
+        joined = await Joined.of(transaction, "postgresql", self.statements, self._namespace, self.home)
+        await joined.run("SELECT pg_advisory_xact_lock($1, $2)", (LOCK, self.home.ns))
+        conflict = plan([commit], await joined.versions(commit))[0]
+        if conflict is not None:
+            raise conflict
+        rows = await joined.rows(self._texts.insert, _columns([commit]))
+        return max(rows[0][0])
+
+    async def _flush(self, commits: Sequence[Commit]) -> Sequence[int | Exception]:
+        try:
+            answers = await self._line.run("append", lambda connection: self._store(connection, commits))
+        except Refused as error:
+            if len(commits) == 1:
+                raise
+            raise _Apart from error  # the batcher finds out whose fault it is
+        self._bells.ring(Bells.EVENTS)
+        return answers
+
+    async def _store(self, connection: asyncpg.Connection, commits: Sequence[Commit]) -> Sequence[int | Exception]:
+        if self._careful == 0:
+            try:
+                return await self._store_at_once(connection, commits)
+            except asyncpg.UniqueViolationError:
+                self._careful = _CAREFUL
+        self._careful -= 1
+        return await self._store_locked(connection, commits)
+
+    async def _store_at_once(
+        self, connection: asyncpg.Connection, commits: Sequence[Commit]
+    ) -> Sequence[int | Exception]:
+        """Judge by what is remembered, and let the unique key find out when that was stale."""
+        actors = {write.actor_id for commit in commits for write in commit}
+        fresh = {actor for actor in actors if actor not in self._versions}
+        await self._recall(connection, fresh)
+        while True:
+            versions = {actor: self._versions[actor] for actor in actors}
+            verdicts = plan(commits, versions)
+            doubtful = {one.actor_id for one in verdicts if one is not None} - fresh
+            if not doubtful:
+                break
+            fresh |= doubtful  # somebody else may have appended: a conflict tells the true version
+            await self._recall(connection, doubtful)
+        return await self._insert(connection, commits, verdicts, versions)
+
+    async def _store_locked(
+        self, connection: asyncpg.Connection, commits: Sequence[Commit]
+    ) -> Sequence[int | Exception]:
+        """Judge with the lock held: this cannot lose a race."""
+        actors = {write.actor_id for commit in commits for write in commit}
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK, self.home.ns)
+            await self._recall(connection, actors)
+            versions = {actor: self._versions[actor] for actor in actors}
+            verdicts = plan(commits, versions)
+            return await self._insert(connection, commits, verdicts, versions)
+
+    async def _recall(self, connection: asyncpg.Connection, actors: Collection[str]) -> None:
+        if len(self._versions) > _MOST_KNOWN:
+            self._versions.clear()
+        if actors:
+            found = dict(await connection.fetch(self._texts.versions, self.home.ns, list(actors)))
+            self._versions.update((actor, found.get(actor, 0)) for actor in actors)
+
+    async def _insert(
+        self,
+        connection: asyncpg.Connection,
+        commits: Sequence[Commit],
+        verdicts: Sequence[VersionConflict | None],
+        versions: dict[str, int],
+    ) -> Sequence[int | Exception]:
+        sound = [commit for commit, conflict in zip(commits, verdicts, strict=True) if conflict is None]
+        positions: Sequence[int] = ()
+        if sound:
+            try:
+                positions = await connection.fetchval(self._texts.insert, *_columns(sound))
+            except BaseException:
+                self._forget(versions)
+                raise
+        self._versions.update(versions)
+        answers: list[int | Exception] = []
+        end = 0
+        for commit, conflict in zip(commits, verdicts, strict=True):
+            if conflict is None:
+                end += sum(len(write.records) for write in commit)
+            answers.append(conflict or positions[end - 1])
+        return answers
+
+    def _forget(self, actors: Collection[str]) -> None:
+        for actor in actors:
+            self._versions.pop(actor, None)
+
+    # --- Slots and leases ---
+
+    async def change(
+        self, what: str, statement: Statement, *, topic: str | None, transaction: object | None = None, **values: Any
+    ) -> bool:
+        row = statement.values(**values)
+        if transaction is not None:
+            joined = await Joined.of(transaction, "postgresql", self.statements, self._namespace, self.home)
+            return bool(await joined.run(statement.sql, row))
+        sql = f"WITH changed AS ({statement.sql} RETURNING 1) SELECT count(*) FROM changed"  # noqa: S608
+        if topic is not None:
+            notify = f"SELECT pg_notify('{self._texts.channels[topic]}', '') FROM changed"  # noqa: S608
+            sql = f"WITH changed AS ({statement.sql} RETURNING 1), told AS ({notify}) SELECT count(*) FROM told"  # noqa: S608
+        changed: int = await self._change(what, lambda connection: connection.fetchval(sql, *row))
+        if topic is not None:
+            self._bells.ring(topic)
+        return bool(changed)
+
+    # --- Messages ---
+
+    async def publish(self, message: Message) -> int:
+        return await self._messages.ask(message)
+
+    async def _flush_messages(self, messages: Sequence[Message]) -> Sequence[int | Exception]:
+        columns = zip(*((one.namespace, one.type, one.actor_id, one.data.decode()) for one in messages), strict=True)
+        arguments = [len(messages), *(list(column) for column in columns)]
+        last = await self._message_line.run(
+            "publish", lambda connection: connection.fetchval(self._texts.publish, *arguments)
+        )
+        self._bells.ring(Bells.MESSAGES)
+        return range(last - len(messages) + 1, last + 1)
+
+    async def published(self) -> int:
+        rows = await self.fetch("subscribe", self.statements.setting, name="published")
+        return int(rows[0][0]) if rows else 0
+
+    async def claim(self, queue: str, positions: Sequence[int]) -> Collection[int]:
+        rows = await self._change("claim", lambda db: db.fetch(self._texts.claim, queue, list(positions)))
+        return {row[0] for row in rows}
+
+    async def forget(self, upto: int) -> None:
+        await self._change("trim", lambda connection: connection.fetchval(self._texts.forget, upto))
+
+
+class _Apart(Exception):
+    """One of several commits was refused."""
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Nobody may be left to hear of its error."""
+    if not task.cancelled():
+        task.exception()
+
+
+class _Texts:
+    """The statements that only PostgreSQL has in this form."""
+
+    def __init__(self, known: Tables, ns: int) -> None:
+        def name(table: Any) -> str:
+            return known.name(table, _DIALECT)
+
+        place = f"{known.metadata.schema or ''}.{known.prefix}"
+        self.channels = {
+            Bells.EVENTS: f"{place}events.{ns}",
+            Bells.LEASES: f"{place}leases.{ns}",
+            Bells.MESSAGES: f"{place}messages",
+        }
+        sequence = _DIALECT.identifier_preparer.format_sequence(known.sequence)
+        self.versions = (
+            f"SELECT actor_id, max(version) FROM {name(known.events)} "
+            "WHERE ns = $1 AND actor_id = ANY ($2::text[]) GROUP BY actor_id"
+        )
+        # The lock is the outer side of the join, so it is held before the first position is drawn.
+        self.insert = f"""
+            WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({LOCK}, {ns})),
+            stored AS (
+                INSERT INTO {name(known.events)} (ns, position, actor_id, version, id, type, event)
+                SELECT {ns}, nextval('{sequence}'), u.actor_id, u.version, u.id, u.type, u.event::json
+                FROM turn, unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[])
+                    AS u (actor_id, version, id, type, event)
+                RETURNING position)
+            SELECT array_agg(position ORDER BY position)
+            FROM stored, (SELECT pg_notify('{self.channels[Bells.EVENTS]}', '')) AS told"""
+        self.publish = f"""
+            WITH counted AS (
+                INSERT INTO {name(known.settings)} AS s (name, value) VALUES ('published', ($1::bigint)::text)
+                ON CONFLICT (name) DO UPDATE SET value = (s.value::bigint + $1::bigint)::text
+                RETURNING value::bigint - $1::bigint AS last),
+            stored AS (
+                INSERT INTO {name(known.messages)} (position, namespace, type, actor_id, event)
+                SELECT counted.last + u.place, u.namespace, u.type, u.actor_id, u.event::json
+                FROM counted, unnest($2::text[], $3::text[], $4::text[], $5::text[])
+                    WITH ORDINALITY AS u (namespace, type, actor_id, event, place)
+                RETURNING position)
+            SELECT max(position) FROM stored, (SELECT pg_notify('{self.channels[Bells.MESSAGES]}', '')) AS told"""
+        self.claim = (
+            f"INSERT INTO {name(known.claims)} (position, queue) SELECT unnest($2::bigint[]), $1 "
+            "ON CONFLICT DO NOTHING RETURNING position"
+        )
+        self.forget = (
+            f"WITH gone AS (DELETE FROM {name(known.messages)} WHERE position <= $1), "
+            f"free AS (DELETE FROM {name(known.claims)} WHERE position <= $1) SELECT 1"
+        )
+
+
+def _columns(commits: Sequence[Commit]) -> tuple[list[Any], ...]:
+    """The events of commits, one list per column."""
+    rows = [
+        (write.actor_id, one.version, one.id, one.type, one.data.decode())
+        for commit in commits
+        for write in commit
+        for one in write.records
+    ]
+    return tuple(map(list, zip(*rows, strict=True)))
+
+
+def _message_size(message: Message) -> int:
+    return len(message.data)
