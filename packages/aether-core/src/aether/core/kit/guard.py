@@ -14,6 +14,7 @@ It is a process of its own, because nobody else is left to act then. It uses the
 from __future__ import annotations
 
 import contextlib
+import ctypes  # before the server's user is another one, who may not be allowed to read it
 import getopt
 import os
 import select
@@ -88,13 +89,13 @@ def start(command: list[str], log: str, user: tuple[int, ...] = ()) -> int:
         if user:
             become(*user)
         if sys.platform == "linux":
-            import ctypes
-
             # Behind the change of the user, which clears it.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != guard:
                 os._exit(1)
         os.execv(command[0], command)  # noqa: S606  (no shell is meant)
+    except Exception as error:  # noqa: BLE001  (the log is the only one who can be told)
+        os.write(2, f"{command[0]}: {error!r}\n".encode())
     finally:
         os._exit(127)
 
