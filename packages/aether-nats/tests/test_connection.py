@@ -11,12 +11,13 @@ import nats
 import pytest
 
 from aether.core.errors import BackendUnusable, Closed, InvalidURL, PayloadTooLarge, Unavailable
+from aether.core.kit.server import free_port
 from aether.core.scope import Scope
 from aether.core.url import BackendURL
 from aether.nats.client import cancellation_kept
 from aether.nats.connection import ApiError, Connection, NoReply, open_connection
 from aether.nats.options import connect_options
-from aether.nats.server import NatsServer, free_port
+from aether.nats.server import NatsServer
 
 SECRET = "s3cret-word"
 

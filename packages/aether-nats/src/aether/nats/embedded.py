@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from aether.core.errors import Unavailable
+from aether.core.kit.server import in_thread
 from aether.core.url import BackendURL
-from aether.nats.server import NatsServer, in_thread
+from aether.nats.server import NatsServer
 
 _LOCK_SECONDS = 10.0  # longer than a server may take to stop
 _POLL_SECONDS = 0.005

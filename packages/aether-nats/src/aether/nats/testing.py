@@ -6,7 +6,8 @@ import asyncio
 from tempfile import TemporaryDirectory
 
 from aether.conformance import Faults, Harness
-from aether.nats.server import NatsCluster, NatsServer, in_thread
+from aether.core.kit.server import in_thread
+from aether.nats.server import NatsCluster, NatsServer
 
 
 class NatsHarness(Harness):

@@ -9,6 +9,8 @@
 
 The first three poll with a pause that grows while nothing happens, and look at once when somebody in the same process
 rings their `Bell`. They keep the obligations of `aether.core.spi` if what they stand on does.
+
+For its tests a backend whose server is a program derives from `aether.core.kit.server.ChildServer`.
 """
 
 from aether.core.kit.batching import Batcher, plan, size_of
