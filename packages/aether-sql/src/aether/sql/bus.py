@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 
+from aether.core.errors import Unavailable
 from aether.core.kit import Bell, Logged, PollingBus
 from aether.core.scope import Scope
 from aether.core.spi import Message
 from aether.core.url import BackendURL
-from aether.sql.database import LIMITS, Bells, Database, encoded
+from aether.sql.database import LIMITS, Bells, Database
 from aether.sql.opening import pause_of, shared
 
 
@@ -32,6 +33,7 @@ class SqlLog:
 
     def __init__(self, url: BackendURL, scope: Scope, bell: Bell) -> None:
         self._bell = bell
+        self._losses = 0
         self._opening = lambda: shared(url, scope)
         self._stack = AsyncExitStack()
         self._database: Database
@@ -40,6 +42,7 @@ class SqlLog:
         async with AsyncExitStack() as stack:
             self._database = await stack.enter_async_context(self._opening())
             self._stack = stack.pop_all()
+        self._losses = self._database.losses
         self._database.listen(Bells.MESSAGES, self._bell)
 
     async def close(self) -> None:
@@ -52,8 +55,11 @@ class SqlLog:
         return await self._database.published()
 
     async def after(self, position: int, limit: int) -> Sequence[Logged]:
+        if self._database.losses != self._losses:  # what was notified meanwhile may have been trimmed, or never told
+            self._losses = self._database.losses
+            raise Unavailable("receive", reason="the connection was lost")
         rows = await self._database.fetch("receive", self._database.statements.received, after=position, limit=limit)
-        return [Logged(row[0], Message(row[1], row[2], row[3], encoded(row[4]))) for row in rows]
+        return [Logged(row[0], Message(*row[1:])) for row in rows]
 
     async def claim(self, queue: str, positions: Sequence[int]) -> Collection[int]:
         return await self._database.claim(queue, positions)

@@ -1,4 +1,4 @@
-"""Connections of asyncpg, made by an engine of SQLAlchemy and then held.
+"""Connections of asyncpg that are held for as long as a store is open.
 
 A pool's checkout resets a connection each time, which costs as much as a small append. These are never in a
 transaction when they are given back, so there is nothing to reset; one that was left in the middle of a call, because
@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import asyncpg
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import asyncpg as dialects
+
 from aether.core.errors import AetherError, OutcomeUnknown, Unavailable
 from aether.core.url import BackendURL
 from aether.sql.database import Bells
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
 
 Result = TypeVar("Result")
+Connect = Callable[[], Awaitable[asyncpg.Connection]]
 Work = Callable[[asyncpg.Connection], Awaitable[Result]]
 
 _log = logging.getLogger("aether.sql")
@@ -41,31 +42,31 @@ class Refused(Unavailable):
     """The server did not take the data itself: in a batch, one request is to blame, and the others are not."""
 
 
-def engine_of(url: BackendURL) -> AsyncEngine:
-    """An engine for `postgresql://user:password@host:port/database`, which makes connections and keeps none."""
+def address_of(url: BackendURL) -> dict[str, Any]:
+    """The arguments of `asyncpg.connect` for `postgresql://user:password@host:port/database`. Raises `InvalidURL`."""
     if url.variant not in (None, "asyncpg"):
         raise url.error("write postgresql://; the client is asyncpg")
     if len(url.hosts) > 1:
         raise url.error("one host is needed; several are what a proxy or a virtual address is for")
-    host, _, port = url.hosts[0].rpartition(":") if url.hosts and url.hosts[0][-1] != "]" else ("", "", "")
-    if url.hosts and not host:
-        host, port = url.hosts[0], ""
-    if port and not port.isdigit():
-        raise url.error(f"the port is a number, not {port!r}")
-    arguments: dict[str, Any] = {"server_settings": {"application_name": "aether"}}
+    try:
+        place = sa.make_url(f"postgresql://{url.hosts[0] if url.hosts else ''}")
+    except (sa.exc.ArgumentError, ValueError) as error:
+        raise url.error("the port is a number") from error
+    place = place.set(
+        username=url.user,
+        password=url.secret,
+        host=url.options.get("host", place.host),  # of a socket's directory, which has no place in front of the path
+        database=url.path.strip("/") or None,
+    )
+    _, arguments = dialects.dialect().create_connect_args(place)
+    arguments["server_settings"] = {"application_name": "aether"}
     if (mode := url.options.get("sslmode")) is not None:
         arguments["ssl"] = mode
     if (size := url.options.get("statement_cache_size")) is not None:
+        if not str(size).isdigit():
+            raise url.error("option 'statement_cache_size' is a number; 0 is for proxies that share connections")
         arguments["statement_cache_size"] = int(size)
-    place = sa.URL.create(
-        "postgresql+asyncpg",
-        username=url.user,
-        password=url.secret,
-        host=url.options.get("host") or host.strip("[]") or None,
-        port=int(port) if port else None,
-        database=url.path.strip("/") or None,
-    )
-    return create_async_engine(place, poolclass=NullPool, connect_args=arguments)
+    return arguments
 
 
 def failure(what: str, error: Exception, *, writes: bool) -> AetherError:
@@ -75,10 +76,11 @@ def failure(what: str, error: Exception, *, writes: bool) -> AetherError:
         if not state.startswith(_AMBIGUOUS):
             kind = Refused if state.startswith(_CONTENT) else Unavailable
             return kind(what, reason=str(error), hint=_hint(state))
-    reason = str(error) or type(error).__name__
-    if isinstance(error, TimeoutError):
-        reason = "no answer within the time-out"
-    return OutcomeUnknown(what, reason=reason) if writes else Unavailable(what, reason=reason)
+    return OutcomeUnknown(what, reason=_reason(error)) if writes else Unavailable(what, reason=_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    return "no answer within the time-out" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
 
 
 def _hint(state: str) -> str:
@@ -95,44 +97,57 @@ def _hint(state: str) -> str:
 class Connections:
     """Up to eight connections to one server, each held by one call at a time."""
 
-    def __init__(self, engine: AsyncEngine, timeout: float, check: Callable[[asyncpg.Connection], Awaitable[None]]):
-        self._engine = engine
+    def __init__(self, connect: Connect, timeout: float, check: Callable[[asyncpg.Connection], Awaitable[None]]):
+        self._open = connect
         self._timeout = timeout
         self._check = check
         self._idle: list[asyncpg.Connection] = []
         self._free = asyncio.Semaphore(_MOST)
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self.losses = 0
+        """How many connections have ended so far, in whatever way."""
 
     async def connect(self, what: str) -> asyncpg.Connection:
-        """A new connection, whose owner closes it. Raises `Unavailable`, and `StoreIdentityChanged`."""
+        """A new connection, whose owner gives it to `part`. Raises `Unavailable`, and `StoreIdentityChanged`."""
         if self._closed:
             raise Unavailable(what, reason="it is closed")
+        connecting = self._begin(self._connect())
         try:
-            async with asyncio.timeout(self._timeout):
-                return await self._connect()
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            self._begin(self._drop_when_there(connecting))
+            raise
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             state = getattr(error, "sqlstate", None) or ""
-            reason = str(error) or type(error).__name__
-            if isinstance(error, TimeoutError):
-                reason = "no server answers within the time-out"
-            raise Unavailable(what, reason=reason, hint=_hint(state)) from error
+            raise Unavailable(what, reason=_reason(error), hint=_hint(state)) from error
 
     async def _connect(self) -> asyncpg.Connection:
-        proxied = await self._engine.raw_connection()
-        connection = proxied.driver_connection
-        assert connection is not None
-        proxied.detach()
-        try:
-            await self._check(connection)
-        except BaseException:
-            connection.terminate()
-            raise
-        return connection
+        async with asyncio.timeout(self._timeout):
+            connection = await self._open()
+            connection.add_termination_listener(self._ended)
+            try:
+                await self._check(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+            return connection
+
+    def _ended(self, _connection: object) -> None:
+        self.losses += 1
+
+    async def _drop_when_there(self, connecting: asyncio.Task[asyncpg.Connection]) -> None:
+        await asyncio.wait([connecting])
+        if not connecting.cancelled() and connecting.exception() is None:
+            await part(connecting.result())
 
     async def run(self, what: str, work: Work[Result], *, writes: bool = False) -> Result:
-        """Lend a connection to a call. Raises the errors of the interface."""
+        """Lend a connection to a call, in a task that nobody cancels. Raises the errors of the interface."""
+        return await asyncio.shield(self._begin(self._lend(what, work, writes=writes)))
+
+    async def _lend(self, what: str, work: Work[Result], *, writes: bool) -> Result:
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout) if self._free.locked() else nullcontext():
                 await self._free.acquire()
         except TimeoutError:
             raise Unavailable(what, reason="all connections are busy") from None
@@ -141,9 +156,9 @@ class Connections:
             try:
                 return await call(connection, what, work, timeout=self._timeout, writes=writes)
             finally:
-                if self._closed or connection.is_closed():
-                    connection.terminate()
-                else:
+                if self._closed:
+                    await part(connection)
+                elif not connection.is_closed():
                     self._idle.append(connection)
         finally:
             self._free.release()
@@ -155,32 +170,50 @@ class Connections:
                 return connection
         return await self.connect(what)
 
+    def _begin(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_seen)
+        return task
+
     async def close(self) -> None:
-        """Close what is idle; what is lent is dropped when it comes back. May be called twice."""
+        """Close what is idle, and wait for what is being dropped. May be called twice."""
         self._closed = True
         while self._idle:
             await part(self._idle.pop())
-        await self._engine.dispose()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Nobody may be left to hear of its error."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def call(
     connection: asyncpg.Connection, what: str, work: Work[Result], *, timeout: float, writes: bool
 ) -> Result:
-    """Run one call, and drop the connection where it did not come to its end."""
+    """Run one call in a task that is not cancelled, and drop the connection where it did not come to its end.
+
+    Cancelling a call of asyncpg sends a request to the server through a connection of its own, which can hang, too.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.call_later(timeout, connection.terminate)
     try:
-        async with asyncio.timeout(timeout):
-            return await work(connection)
+        return await work(connection)
     except asyncpg.PostgresError as error:
         if (error.sqlstate or "").startswith(("25", *_AMBIGUOUS)):
             connection.terminate()
-        found = failure(what, error, writes=writes)
-        raise found from error
+        late = TimeoutError() if loop.time() >= deadline.when() else error
+        raise failure(what, late, writes=writes) from error
     except (asyncpg.InterfaceError, OSError) as error:
         connection.terminate()
-        raise failure(what, error, writes=writes) from error
-    except asyncio.CancelledError:
-        connection.terminate()
-        raise
+        late = TimeoutError() if loop.time() >= deadline.when() else error
+        raise failure(what, late, writes=writes) from error
+    finally:
+        deadline.cancel()
 
 
 async def part(connection: asyncpg.Connection) -> None:
@@ -228,42 +261,48 @@ class Listener:
         self._connections = connections
         self._channels = channels
         self._bells = bells
+        self._changed = asyncio.Event()
+        self._closed = False
         self._task = asyncio.get_running_loop().create_task(self._follow())
 
     async def close(self) -> None:
-        """End. May be called twice."""
-        self._task.cancel()
+        """End, behind the call that is under way. May be called twice."""
+        self._closed = True
+        self._changed.set()
         await asyncio.wait([self._task])
 
     async def _follow(self) -> None:
         pause = _BACK_OFF[0]
-        while True:
+        while not self._closed:
             try:
                 await self._listen()
                 pause = _BACK_OFF[0]
             except AetherError as error:
                 _log.debug("the listener is gone: %s", error)
-            await asyncio.sleep(pause)
+            await self._sleep(pause)
             pause = min(2 * pause, _BACK_OFF[1])
 
     async def _listen(self) -> None:
         connection = await self._connections.connect("listening")
-        ended = asyncio.Event()
-        connection.add_termination_listener(lambda _: ended.set())
+        connection.add_termination_listener(lambda _: self._changed.set())
         try:
             for channel in self._channels:
                 await self._ask(connection, partial(_listen_to, channel=channel, told=self._told))
             self._bells.ring_all()
-            while not ended.is_set():  # a connection that was cut off says nothing by itself
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_KEEP_ALIVE):
-                        await ended.wait()
+            while not (self._closed or connection.is_closed()):
+                await self._sleep(_KEEP_ALIVE)  # a connection that was cut off says nothing by itself
                 await self._ask(connection, lambda one: one.execute("SELECT 1"))
         finally:
             connection.terminate()
 
-    @staticmethod
-    async def _ask(connection: asyncpg.Connection, work: Work[object]) -> None:
+    async def _sleep(self, seconds: float) -> None:
+        self._changed.clear()
+        if not self._closed:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
+
+    async def _ask(self, connection: asyncpg.Connection, work: Work[object]) -> None:
         await call(connection, "listening", work, timeout=_KEEP_ALIVE, writes=False)
 
     def _told(self, _connection: object, _process: int, channel: str, _payload: object) -> None:

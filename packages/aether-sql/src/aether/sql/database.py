@@ -13,7 +13,9 @@ from aether.core.kit import Bell
 from aether.core.spi import Message, Write
 from aether.sql.statements import Statement, Statements
 
-LIMITS = Limits(max_event_bytes=1 << 20, max_commit_bytes=16 << 20, max_commit_events=10_000, max_snapshot_bytes=4 << 20)
+LIMITS = Limits(
+    max_event_bytes=1 << 20, max_commit_bytes=16 << 20, max_commit_events=10_000, max_snapshot_bytes=4 << 20
+)
 
 LAST = (1 << 63) - 1
 """The largest integer of these databases."""
@@ -64,6 +66,9 @@ class Database(Protocol):
     statements: Statements
     durability: Durability
     home: Home
+
+    losses: int
+    """How many connections were lost so far."""
 
     push: bool
     """Whether bells ring at once when other processes have written."""

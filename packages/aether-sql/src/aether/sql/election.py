@@ -53,7 +53,9 @@ class SqlRegister:
         return expected + 1
 
     async def scan(self, prefix: str) -> Sequence[Entry]:
-        rows = await self._database.fetch("leases", self._database.statements.scan, ns=self._database.home.ns, prefix=prefix)
+        rows = await self._database.fetch(
+            "leases", self._database.statements.scan, ns=self._database.home.ns, prefix=prefix
+        )
         return [Entry(*row) for row in rows if row[0].startswith(prefix)]
 
     @asynccontextmanager

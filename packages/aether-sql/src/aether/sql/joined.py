@@ -23,9 +23,7 @@ class Joined:
         self._ns = ns
 
     @classmethod
-    async def of(
-        cls, transaction: object, dialect: str, statements: Statements, namespace: str, home: Home
-    ) -> Joined:
+    async def of(cls, transaction: object, dialect: str, statements: Statements, namespace: str, home: Home) -> Joined:
         """Join it. Raises `WrongConnection` if it is none, or leads to another database."""
         from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 

@@ -41,4 +41,4 @@ class Plugin:
 
 
 sqlite = Plugin("synchronous")
-postgresql = Plugin("schema", "sslmode", "statement_cache_size")
+postgresql = Plugin("host", "schema", "sslmode", "statement_cache_size")

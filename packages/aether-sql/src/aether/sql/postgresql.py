@@ -8,11 +8,12 @@ the batch is judged again with the lock held. Readers and listeners have connect
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any, TypeVar
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import asyncpg
+from sqlalchemy.dialects.postgresql import asyncpg as dialects
+
 from aether.core.errors import StoreIdentityChanged, VersionConflict
 from aether.core.event import new_id
 from aether.core.features import Durability
@@ -20,15 +21,12 @@ from aether.core.kit import Batcher, Bell, plan, size_of
 from aether.core.scope import Scope
 from aether.core.spi import Message
 from aether.core.url import BackendURL
-from aether.sql.connections import Connections, Line, Listener, Refused, engine_of
+from aether.sql.connections import Connections, Line, Listener, Refused, address_of
 from aether.sql.database import Bells, Commit, Home, Row
 from aether.sql.joined import Joined
 from aether.sql.options import creates, tables_of
 from aether.sql.schema import VERSION, SchemaMissing, Tables, check_version, migrations, record_version
 from aether.sql.statements import Statement, Statements
-from sqlalchemy.dialects.postgresql import asyncpg as dialects
-
-Result = TypeVar("Result")
 
 LOCK = 1097162834
 """The first key of the advisory locks, so that they never meet those of an application: "AetR" in ASCII."""
@@ -55,13 +53,13 @@ class Postgres:
         self.statements = Statements(self._tables, _DIALECT, windowed=True)
         self._texts: _Texts
         self._bells = Bells()
-        self._connections = Connections(engine_of(url), scope.timeout, self._check)
+        address = address_of(url)
+        self._connections = Connections(lambda: asyncpg.connect(**address), scope.timeout, self._check)
         self._line = Line(self._connections, scope.timeout)
         self._message_line = Line(self._connections, scope.timeout, "SET synchronous_commit = off")
         self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of)
         self._messages = Batcher(self._flush_messages, what="publish", timeout=scope.timeout, size=_message_size)
         self._listener: Listener | None = None
-        self._changes: set[asyncio.Task[Any]] = set()
         self._versions: dict[str, int] = {}
         self._careful = 0
 
@@ -76,8 +74,6 @@ class Postgres:
             await self._listener.close()
         await self._appends.close()
         await self._messages.close()
-        if self._changes:
-            await asyncio.wait(self._changes, timeout=self._timeout)
         await self._line.close()
         await self._message_line.close()
         await self._connections.close()
@@ -140,6 +136,10 @@ class Postgres:
         if row is None or Home(*row) != self.home:
             raise StoreIdentityChanged(self.home.identity, "another store answers, or none")
 
+    @property
+    def losses(self) -> int:
+        return self._connections.losses
+
     # --- Calls ---
 
     async def fetch(self, what: str, statement: Statement, **values: Any) -> Sequence[Row]:
@@ -150,14 +150,6 @@ class Postgres:
             return rows
 
         return await self._connections.run(what, query)
-
-    async def _change(self, what: str, work: Callable[[asyncpg.Connection], Awaitable[Result]]) -> Result:
-        """Run a statement that writes, in a task that nobody cancels."""
-        task = asyncio.create_task(self._connections.run(what, work, writes=True))
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
-        task.add_done_callback(_seen)
-        return await asyncio.shield(task)
 
     # --- Events ---
 
@@ -268,7 +260,7 @@ class Postgres:
         if topic is not None:
             notify = f"SELECT pg_notify('{self._texts.channels[topic]}', '') FROM changed"  # noqa: S608
             sql = f"WITH changed AS ({statement.sql} RETURNING 1), told AS ({notify}) SELECT count(*) FROM told"  # noqa: S608
-        changed: int = await self._change(what, lambda connection: connection.fetchval(sql, *row))
+        changed: int = await self._connections.run(what, lambda one: one.fetchval(sql, *row), writes=True)
         if topic is not None:
             self._bells.ring(topic)
         return bool(changed)
@@ -279,7 +271,7 @@ class Postgres:
         return await self._messages.ask(message)
 
     async def _flush_messages(self, messages: Sequence[Message]) -> Sequence[int | Exception]:
-        columns = zip(*((one.namespace, one.type, one.actor_id, one.data.decode()) for one in messages), strict=True)
+        columns = zip(*((one.namespace, one.type, one.actor_id, one.data) for one in messages), strict=True)
         arguments = [len(messages), *(list(column) for column in columns)]
         last = await self._message_line.run(
             "publish", lambda connection: connection.fetchval(self._texts.publish, *arguments)
@@ -292,21 +284,17 @@ class Postgres:
         return int(rows[0][0]) if rows else 0
 
     async def claim(self, queue: str, positions: Sequence[int]) -> Collection[int]:
-        rows = await self._change("claim", lambda db: db.fetch(self._texts.claim, queue, list(positions)))
+        rows = await self._connections.run(
+            "claim", lambda one: one.fetch(self._texts.claim, queue, list(positions)), writes=True
+        )
         return {row[0] for row in rows}
 
     async def forget(self, upto: int) -> None:
-        await self._change("trim", lambda connection: connection.fetchval(self._texts.forget, upto))
+        await self._connections.run("trim", lambda one: one.fetchval(self._texts.forget, upto), writes=True)
 
 
 class _Apart(Exception):
     """One of several commits was refused."""
-
-
-def _seen(task: asyncio.Task[Any]) -> None:
-    """Nobody may be left to hear of its error."""
-    if not task.cancelled():
-        task.exception()
 
 
 class _Texts:
@@ -345,8 +333,8 @@ class _Texts:
                 RETURNING value::bigint - $1::bigint AS last),
             stored AS (
                 INSERT INTO {name(known.messages)} (position, namespace, type, actor_id, event)
-                SELECT counted.last + u.place, u.namespace, u.type, u.actor_id, u.event::json
-                FROM counted, unnest($2::text[], $3::text[], $4::text[], $5::text[])
+                SELECT counted.last + u.place, u.namespace, u.type, u.actor_id, u.event
+                FROM counted, unnest($2::text[], $3::text[], $4::text[], $5::bytea[])
                     WITH ORDINALITY AS u (namespace, type, actor_id, event, place)
                 RETURNING position)
             SELECT max(position) FROM stored, (SELECT pg_notify('{self.channels[Bells.MESSAGES]}', '')) AS told"""

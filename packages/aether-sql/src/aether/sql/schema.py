@@ -12,9 +12,10 @@ from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
-from aether.core.errors import AetherError
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
+
+from aether.core.errors import AetherError
 
 VERSION = 1
 """The version of the schema that this package reads and writes."""
@@ -106,7 +107,7 @@ class Tables:
             sa.Column("namespace", _name(255)),
             sa.Column("type", _name(255)),
             sa.Column("actor_id", _name(255)),
-            sa.Column("event", _document()),
+            sa.Column("event", _bytes()),
             key=1,
         )
         self.claims = self._table(

@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlalchemy.dialects import sqlite
+
 from aether.core.errors import OutcomeUnknown, Unavailable
 from aether.core.event import new_id
 from aether.core.features import Durability
@@ -30,7 +32,6 @@ from aether.sql.schema import VERSION, SchemaMissing, Tables, check_version, mig
 from aether.sql.statements import PAGE_BYTES, Statement, Statements
 from aether.sql.threads import DatabaseThread, FileLock
 from aether.sql.wake import FileWatch
-from sqlalchemy.dialects import sqlite
 
 Result = TypeVar("Result")
 
@@ -45,6 +46,7 @@ class Sqlite:
     """A `Database` in one file."""
 
     every = 1.0
+    losses = 0
     durability = Durability.NONE
     home: Home
 
@@ -244,8 +246,7 @@ class Sqlite:
             (last,) = db.execute(self._texts.count, {"count": len(messages)}).fetchone()
             first = int(last) - len(messages) + 1
             rows = [
-                (first + index, one.namespace, one.type, one.actor_id, one.data.decode())
-                for index, one in enumerate(messages)
+                (first + index, one.namespace, one.type, one.actor_id, one.data) for index, one in enumerate(messages)
             ]
             db.executemany(self._texts.message, rows)
             return [row[0] for row in rows]
@@ -286,8 +287,7 @@ class _Texts:
             f"INSERT INTO {events} (ns, position, actor_id, version, id, type, event) VALUES (?, ?, ?, ?, ?, ?, ?)"
         )
         self.new_namespace = (
-            f"INSERT INTO {namespaces} (ns, name, identity) "
-            f"SELECT coalesce(max(ns), 0) + 1, ?, ? FROM {namespaces}"
+            f"INSERT INTO {namespaces} (ns, name, identity) SELECT coalesce(max(ns), 0) + 1, ?, ? FROM {namespaces}"
         )
         self.take_turn = f"UPDATE {namespaces} SET head = head WHERE ns = ?"
         self.count = (

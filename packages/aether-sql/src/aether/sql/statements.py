@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
-from aether.sql.schema import Tables
 from sqlalchemy.dialects import postgresql, sqlite
+
+from aether.sql.schema import Tables
 
 PAGE_BYTES = 4 << 20
 """A page ends with the event that reaches this size."""
@@ -73,9 +74,8 @@ class Statements:
         named = namespaces.name == _given("name")
         self.namespace = self._made(sa.select(namespaces.ns, namespaces.identity).where(named))
         self.setting = self._made(sa.select(settings.value).where(settings.name == _given("name")))
-        body = messages.event if windowed else _raw(messages.event)
         self.received = self._made(
-            sa.select(messages.position, messages.namespace, messages.type, messages.actor_id, body)
+            sa.select(messages.position, messages.namespace, messages.type, messages.actor_id, messages.event)
             .where(messages.position > _given("after"))
             .order_by(messages.position)
             .limit(_given("limit"))
@@ -86,7 +86,7 @@ class Statements:
 
     def _stored(self) -> sa.Select[Any]:
         events = self._known.events.c
-        event = events.event if self._windowed else _raw(events.event)
+        event = self._raw(events.event)
         return sa.select(events.position, events.actor_id, events.version, event)
 
     def _page(self, wanted: Iterable[sa.ColumnElement[bool]], order: sa.ColumnElement[Any]) -> Statement:
@@ -101,6 +101,10 @@ class Statements:
         key = inner.c[next(iter(order.get_children())).name if backwards else order.name]  # type: ignore[attr-defined]
         cut = sa.select(*columns).where(inner.c.so_far < sa.literal_column(str(PAGE_BYTES)))
         return self._made(cut.order_by(key.desc() if backwards else key))
+
+    def _raw(self, document: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """The text of an event as it stands there: a driver may decode JSON, or text only for us to encode it again."""
+        return sa.cast(document, sa.Text if self._windowed else sa.LargeBinary).label("event")
 
     def _replacing(self, table: sa.Table, key: Iterable[sa.ColumnElement[bool]]) -> sa.Update:
         changed = {"revision": table.c.revision + sa.literal_column("1"), "value": _given("value")}
@@ -119,8 +123,3 @@ class Statements:
 
 def _given(name: str) -> sa.BindParameter[Any]:
     return sa.bindparam(name)
-
-
-def _raw(document: sa.ColumnElement[Any]) -> sa.ColumnElement[bytes]:
-    """Text as bytes, where the driver would decode it only for us to encode it again."""
-    return sa.cast(document, sa.LargeBinary).label("event")

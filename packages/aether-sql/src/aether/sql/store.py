@@ -76,7 +76,9 @@ class SqlStore:
 
     async def version(self, actor_id: str) -> int:
         statement = self._database.statements.version
-        rows = await self._database.fetch(f"version of {actor_id!r}", statement, ns=self._database.home.ns, actor_id=actor_id)
+        rows = await self._database.fetch(
+            f"version of {actor_id!r}", statement, ns=self._database.home.ns, actor_id=actor_id
+        )
         return int(rows[0][0] or 0)
 
     async def head(self) -> Stored | None:
@@ -93,7 +95,9 @@ class SqlStore:
 
     async def load(self, kind: str, name: str) -> Slot | None:
         statement = self._database.statements.load
-        rows = await self._database.fetch(f"{kind} {name!r}", statement, ns=self._database.home.ns, kind=kind, name=name)
+        rows = await self._database.fetch(
+            f"{kind} {name!r}", statement, ns=self._database.home.ns, kind=kind, name=name
+        )
         return Slot(rows[0][0], rows[0][1]) if rows else None
 
     async def save(
@@ -117,7 +121,4 @@ class SqlStore:
 
 
 def _stored(rows: Iterable[Row]) -> list[Stored]:
-    return [
-        Stored(position, actor_id, version, encoded(event))
-        for position, actor_id, version, event in rows
-    ]
+    return [Stored(position, actor_id, version, encoded(event)) for position, actor_id, version, event in rows]

@@ -7,8 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from tempfile import TemporaryDirectory
 
-from aether.conformance import Harness
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from aether.conformance import Faults, Harness
+from aether.core.kit.server import in_thread
+from aether.sql.servers import PostgresServer
 
 
 class SqliteHarness(Harness):
@@ -28,5 +31,46 @@ class SqliteHarness(Harness):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[object]:
+        async with self._engine.begin() as connection:
+            yield connection
+
+
+class PostgresHarness(Harness):
+    """A fresh server, with the settings that PostgreSQL has by default."""
+
+    lease = 0.5
+
+    def __init__(self) -> None:
+        self._directory = TemporaryDirectory(prefix="aether-postgres-")
+        self._server = PostgresServer(self._directory.name)
+        self._engine: AsyncEngine | None = None
+
+    async def start(self) -> str:
+        await self._server.start()
+        self.server = self._server.version
+        self._engine = create_async_engine(self._server.url.replace("postgresql:", "postgresql+asyncpg:"))
+        return self._server.url
+
+    async def stop(self) -> None:
+        if self._engine is not None:
+            await self._engine.dispose()
+        await self._server.stop()
+        self._directory.cleanup()
+
+    def faults(self) -> Faults:
+        return Faults(kill=self._kill, start=self._server.start, pause=self._pause, resume=self._resume, link=True)
+
+    async def _kill(self) -> None:
+        await in_thread(self._server.kill)
+
+    async def _pause(self) -> None:
+        self._server.pause()
+
+    async def _resume(self) -> None:
+        self._server.resume()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[object]:
+        assert self._engine is not None
         async with self._engine.begin() as connection:
             yield connection

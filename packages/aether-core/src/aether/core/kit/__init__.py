@@ -18,4 +18,15 @@ from aether.core.kit.bus import BusLog, Logged, PollingBus
 from aether.core.kit.polling import Bell, Poll, PollingTail
 from aether.core.kit.register import StoreRegister
 
-__all__ = ["Batcher", "Bell", "BusLog", "Logged", "Poll", "PollingBus", "PollingTail", "StoreRegister", "plan", "size_of"]
+__all__ = [
+    "Batcher",
+    "Bell",
+    "BusLog",
+    "Logged",
+    "Poll",
+    "PollingBus",
+    "PollingTail",
+    "StoreRegister",
+    "plan",
+    "size_of",
+]

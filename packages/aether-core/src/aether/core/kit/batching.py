@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import nullcontext
 from typing import Generic, TypeVar
 
 from aether.core.errors import OutcomeUnknown, Unavailable, VersionConflict
@@ -69,7 +70,7 @@ class Batcher(Generic[Request, Answer]):
         Then it raises `Unavailable` if the request was not sent, `OutcomeUnknown` if it was.
         """
         try:
-            async with asyncio.timeout(self._timeout) if self._room.locked() else _NO_BOUND:
+            async with asyncio.timeout(self._timeout) if self._room.locked() else nullcontext():
                 await self._room.acquire()
         except TimeoutError:
             raise Unavailable(self._what, reason=f"{_ROOM} calls are waiting already") from None
@@ -149,17 +150,6 @@ class Batcher(Generic[Request, Answer]):
                 waiting.answer.set_exception(answer)
             else:
                 waiting.answer.set_result(answer)
-
-
-class _NoBound:
-    async def __aenter__(self) -> None:
-        """There is room: a time-out would cost more than the call."""
-
-    async def __aexit__(self, *_: object) -> None:
-        """Nothing was begun."""
-
-
-_NO_BOUND = _NoBound()
 
 
 def plan(commits: Sequence[Sequence[Write]], versions: MutableMapping[str, int]) -> list[VersionConflict | None]:
