@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
 from aether.core.errors import Unavailable
 from aether.core.kit import Bell, Logged, PollingBus
 from aether.core.scope import Scope
 from aether.core.spi import Message
 from aether.core.url import BackendURL
-from aether.sql.database import LIMITS, Bells, Database
-from aether.sql.opening import pause_of, shared
+from aether.sql.database import EVERY, LIMITS, Bells, Database
+from aether.sql.opening import Opening, shared
 
 
 class SqlBus(PollingBus):
@@ -23,7 +24,7 @@ class SqlBus(PollingBus):
 
     def __init__(self, url: BackendURL, scope: Scope) -> None:
         bell = Bell()
-        super().__init__(SqlLog(url, scope, bell), bell=bell, every=pause_of(url))
+        super().__init__(SqlLog(url, scope, bell), bell=bell, every=EVERY)
 
 
 class SqlLog:
@@ -34,7 +35,7 @@ class SqlLog:
     def __init__(self, url: BackendURL, scope: Scope, bell: Bell) -> None:
         self._bell = bell
         self._losses = 0
-        self._opening = lambda: shared(url, scope)
+        self._opening: Opening = partial(shared, url, scope)
         self._stack = AsyncExitStack()
         self._database: Database
 

@@ -58,7 +58,8 @@ def address_of(url: BackendURL) -> dict[str, Any]:
         host=url.options.get("host", place.host),  # of a socket's directory, which has no place in front of the path
         database=url.path.strip("/") or None,
     )
-    _, arguments = dialects.dialect().create_connect_args(place)
+    dialect: Any = dialects.dialect
+    arguments: dict[str, Any] = dialect().create_connect_args(place)[1]
     arguments["server_settings"] = {"application_name": "aether"}
     if (mode := url.options.get("sslmode")) is not None:
         arguments["ssl"] = mode
@@ -97,7 +98,7 @@ def _hint(state: str) -> str:
 class Connections:
     """Up to eight connections to one server, each held by one call at a time."""
 
-    def __init__(self, connect: Connect, timeout: float, check: Callable[[asyncpg.Connection], Awaitable[None]]):
+    def __init__(self, connect: Connect, timeout: float, check: Work[None]) -> None:
         self._open = connect
         self._timeout = timeout
         self._check = check

@@ -20,6 +20,9 @@ LIMITS = Limits(
 LAST = (1 << 63) - 1
 """The largest integer of these databases."""
 
+EVERY = 1.0
+"""Seconds between two looks where something else usually tells of what others wrote."""
+
 Commit = Sequence[Write]
 Row = Sequence[Any]
 
@@ -67,11 +70,15 @@ class Database(Protocol):
     durability: Durability
     home: Home
 
-    losses: int
-    """How many connections were lost so far."""
+    @property
+    def losses(self) -> int:
+        """How many connections were lost so far."""
+        ...
 
-    push: bool
-    """Whether bells ring at once when other processes have written."""
+    @property
+    def push(self) -> bool:
+        """Whether bells ring at once when other processes have written."""
+        ...
 
     every: float
     """Seconds between two looks where a bell may be silent."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from aether.core.kit import Bell, Poll
 from aether.core.scope import Scope
 from aether.core.spi import Entry, RevisionConflict, Watch
 from aether.core.url import BackendURL
 from aether.sql.database import Bells, Database
-from aether.sql.opening import shared
+from aether.sql.opening import Opening, shared
 
 
 class SqlRegister:
@@ -19,7 +20,7 @@ class SqlRegister:
     push = False
 
     def __init__(self, url: BackendURL, scope: Scope) -> None:
-        self._opening = lambda: shared(url, scope)
+        self._opening: Opening = partial(shared, url, scope)
         self._stack = AsyncExitStack()
         self._database: Database
 

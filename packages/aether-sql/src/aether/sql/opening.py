@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from aether.core.scope import Scope
 from aether.core.url import BackendURL
 from aether.sql.database import Database
+
+Opening = Callable[[], AbstractAsyncContextManager[Database]]
 
 
 def shared(url: BackendURL, scope: Scope) -> AbstractAsyncContextManager[Database]:
@@ -34,8 +36,3 @@ def make(url: BackendURL, scope: Scope) -> Database:
     from aether.sql.postgresql import Postgres
 
     return Postgres(url, scope)
-
-
-def pause_of(url: BackendURL) -> float:
-    """Seconds between two looks for what other processes wrote, where nothing tells of it."""
-    return 1.0

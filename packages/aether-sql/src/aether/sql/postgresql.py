@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import asyncpg
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import asyncpg as dialects
 
 from aether.core.errors import StoreIdentityChanged, VersionConflict
@@ -22,7 +23,7 @@ from aether.core.scope import Scope
 from aether.core.spi import Message
 from aether.core.url import BackendURL
 from aether.sql.connections import Connections, Line, Listener, Refused, address_of
-from aether.sql.database import Bells, Commit, Home, Row
+from aether.sql.database import EVERY, Bells, Commit, Home, Row
 from aether.sql.joined import Joined
 from aether.sql.options import creates, tables_of
 from aether.sql.schema import VERSION, SchemaMissing, Tables, check_version, migrations, record_version
@@ -34,14 +35,14 @@ LOCK = 1097162834
 _SCHEMA_LOCK = -1
 _MOST_KNOWN = 100_000  # actors whose version is remembered: about 20 MB
 _CAREFUL = 16  # batches that take the lock first behind one that lost a race: where one is, more are
-_DIALECT = dialects.dialect()
+_DIALECT: sa.Dialect = dialects.dialect()  # type: ignore[no-untyped-call]
 
 
 class Postgres:
     """A `Database` on a server."""
 
     push = True
-    every = 1.0
+    every = EVERY
     durability = Durability.NONE
     home: Home
 
@@ -106,7 +107,7 @@ class Postgres:
         settings = self._tables.name(self._tables.settings, _DIALECT)
         if await connection.fetchval("SELECT to_regclass($1) IS NULL", settings):
             return 0
-        found = await connection.fetchval(f"SELECT value FROM {settings} WHERE name = 'version'")  # noqa: S608
+        found = await connection.fetchval(f"SELECT value FROM {settings} WHERE name = 'version'")
         return check_version(found) if found else 0
 
     async def _make(self, connection: asyncpg.Connection) -> Home:
@@ -118,7 +119,7 @@ class Postgres:
                 await connection.execute(statement)
         namespaces = self._tables.name(self._tables.namespaces, _DIALECT)
         made = await connection.fetchrow(
-            f"INSERT INTO {namespaces} (ns, name, identity) "  # noqa: S608
+            f"INSERT INTO {namespaces} (ns, name, identity) "
             f"SELECT coalesce(max(ns), 0) + 1, $1, $2 FROM {namespaces} RETURNING ns, identity",
             self._namespace,
             new_id(),
@@ -162,7 +163,8 @@ class Postgres:
         if conflict is not None:
             raise conflict
         rows = await joined.rows(self._texts.insert, _columns([commit]))
-        return max(rows[0][0])
+        positions: list[int] = rows[0][0]
+        return positions[-1]
 
     async def _flush(self, commits: Sequence[Commit]) -> Sequence[int | Exception]:
         try:
@@ -256,10 +258,10 @@ class Postgres:
         if transaction is not None:
             joined = await Joined.of(transaction, "postgresql", self.statements, self._namespace, self.home)
             return bool(await joined.run(statement.sql, row))
-        sql = f"WITH changed AS ({statement.sql} RETURNING 1) SELECT count(*) FROM changed"  # noqa: S608
+        sql = f"WITH changed AS ({statement.sql} RETURNING 1) SELECT count(*) FROM changed"
         if topic is not None:
-            notify = f"SELECT pg_notify('{self._texts.channels[topic]}', '') FROM changed"  # noqa: S608
-            sql = f"WITH changed AS ({statement.sql} RETURNING 1), told AS ({notify}) SELECT count(*) FROM told"  # noqa: S608
+            notify = f"SELECT pg_notify('{self._texts.channels[topic]}', '') FROM changed"
+            sql = f"WITH changed AS ({statement.sql} RETURNING 1), told AS ({notify}) SELECT count(*) FROM told"
         changed: int = await self._connections.run(what, lambda one: one.fetchval(sql, *row), writes=True)
         if topic is not None:
             self._bells.ring(topic)

@@ -161,7 +161,7 @@ def ddl(dialect: str, *, prefix: str = PREFIX, schema: str | None = None, since:
 def record_version(known: Tables, dialect: sa.Dialect) -> str:
     """The statement that says which version a schema has now."""
     name = known.name(known.settings, dialect)
-    row = f"INSERT INTO {name} (name, value) VALUES ('version', '{VERSION}')"  # noqa: S608  (our own name and number)
+    row = f"INSERT INTO {name} (name, value) VALUES ('version', '{VERSION}')"
     if dialect.name in ("mysql", "mariadb"):
         return f"{row} ON DUPLICATE KEY UPDATE value = '{VERSION}'"
     return f"{row} ON CONFLICT (name) DO UPDATE SET value = '{VERSION}'"
@@ -200,8 +200,8 @@ def _first(known: Tables, dialect: sa.Dialect) -> list[str]:
     statements.append(str(CreateIndex(known.actors).compile(dialect=dialect)))
     if dialect.name == "postgresql":
         statements.append(str(sa.schema.CreateSequence(known.sequence).compile(dialect=dialect)))
-        for table in (known.messages, known.claims):  # forgetful by contract, so they cost no write-ahead log
-            statements.append(f"ALTER TABLE {known.name(table, dialect)} SET UNLOGGED")
+        forgetful = (known.messages, known.claims)  # by contract, so they cost no write-ahead log
+        statements += [f"ALTER TABLE {known.name(table, dialect)} SET UNLOGGED" for table in forgetful]
     return statements
 
 

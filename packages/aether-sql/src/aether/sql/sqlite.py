@@ -25,7 +25,7 @@ from aether.core.kit import Batcher, Bell, plan, size_of
 from aether.core.scope import Scope
 from aether.core.spi import Message
 from aether.core.url import BackendURL
-from aether.sql.database import Bells, Commit, Home, Row, last_positions
+from aether.sql.database import EVERY, Bells, Commit, Home, Row, last_positions
 from aether.sql.joined import Joined
 from aether.sql.options import creates, tables_of
 from aether.sql.schema import VERSION, SchemaMissing, Tables, check_version, migrations, record_version
@@ -45,7 +45,7 @@ _DIALECT = sqlite.dialect()
 class Sqlite:
     """A `Database` in one file."""
 
-    every = 1.0
+    every = EVERY
     losses = 0
     durability = Durability.NONE
     home: Home

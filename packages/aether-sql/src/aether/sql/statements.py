@@ -112,7 +112,7 @@ class Statements:
 
     def _first(self, table: sa.Table) -> sa.ClauseElement:
         """Insert a row; none if its key is taken."""
-        row = {column.name: _given(column.name) for column in table.columns}
+        row: dict[str, sa.ColumnElement[Any]] = {column.name: _given(column.name) for column in table.columns}
         row["revision"] = sa.literal_column("1")
         if self._dialect.name == "sqlite":
             return sqlite.insert(table).values(row).on_conflict_do_nothing()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from aether.core.features import Durability, Feature
 from aether.core.kit import Bell, PollingTail
@@ -23,7 +24,7 @@ from aether.core.scope import Scope
 from aether.core.spi import Page, RevisionConflict, Slot, Stored, Tail, Write
 from aether.core.url import BackendURL
 from aether.sql.database import LAST, LIMITS, Bells, Database, Row, encoded
-from aether.sql.opening import shared
+from aether.sql.opening import Opening, shared
 from aether.sql.statements import PAGE_BYTES, PAGE_EVENTS, Statement
 
 
@@ -36,7 +37,7 @@ class SqlStore:
     identity = ""
 
     def __init__(self, url: BackendURL, scope: Scope) -> None:
-        self._opening = lambda: shared(url, scope)
+        self._opening: Opening = partial(shared, url, scope)
         self._stack = AsyncExitStack()
         self._database: Database
 
@@ -70,9 +71,12 @@ class SqlStore:
 
     async def _page(self, what: str, statement: Statement, limit: int | None, **values: object) -> Page:
         size = PAGE_EVENTS if limit is None else min(limit, PAGE_EVENTS)
-        rows = await self._database.fetch(what, statement, ns=self._database.home.ns, limit=size, **values)
+        rows = await self._fetch(what, statement, limit=size, **values)
         records = _stored(rows)
         return Page(records, len(records) == size or sum(len(one.data) for one in records) >= PAGE_BYTES)
+
+    async def _fetch(self, what: str, statement: Statement, **values: object) -> Sequence[Row]:
+        return await self._database.fetch(what, statement, ns=self._database.home.ns, **values)
 
     async def version(self, actor_id: str) -> int:
         statement = self._database.statements.version
@@ -82,7 +86,7 @@ class SqlStore:
         return int(rows[0][0] or 0)
 
     async def head(self) -> Stored | None:
-        rows = await self._database.fetch("head", self._database.statements.head, ns=self._database.home.ns)
+        rows = await self._fetch("head", self._database.statements.head)
         return _stored(rows)[0] if rows else None
 
     @asynccontextmanager

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -76,15 +77,19 @@ class DatabaseThread:
                 work, future = job
                 if future.cancelled():
                     continue
-                result, error = None, None
-                try:
-                    result = work(connection)
-                except BaseException as caught:  # noqa: BLE001  (it goes to whoever has asked)
-                    error = caught
-                _tell(future, result, error)
-                del job, work, future, result, error  # or the last answer would live until the next question
+                _answer(future, partial(work, connection))
+                del job, work, future  # or the last question would live until the next one
         finally:
             connection.close()
+
+
+def _answer(future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
+    try:
+        result = work()
+    except BaseException as error:  # noqa: BLE001  (it goes to whoever has asked)
+        _tell(future, None, error)
+    else:
+        _tell(future, result, None)
 
 
 def _tell(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
