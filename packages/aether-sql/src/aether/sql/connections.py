@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import asyncpg as dialects
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from aether.core.errors import AetherError, OutcomeUnknown, Unavailable
 from aether.core.url import BackendURL
-from aether.sql.database import Bells
+from aether.sql.database import Bells, WrongConnection
 
 Result = TypeVar("Result")
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
@@ -68,6 +69,20 @@ def address_of(url: BackendURL) -> dict[str, Any]:
             raise url.error("option 'statement_cache_size' is a number; 0 is for proxies that share connections")
         arguments["statement_cache_size"] = int(size)
     return arguments
+
+
+async def from_engine(engine: AsyncEngine) -> asyncpg.Connection:
+    """A connection that an engine of SQLAlchemy has made, and that its pool then forgets."""
+    dbapi: Any = engine.dialect.dbapi
+    try:
+        proxied = await engine.raw_connection()
+    except dbapi.Error as error:
+        raise ConnectionError(str(error)) from error
+    connection = proxied.driver_connection
+    if not isinstance(connection, asyncpg.Connection):
+        raise WrongConnection("engine", f"one over asyncpg is needed, not over {engine.dialect.driver}")
+    proxied.detach()
+    return connection
 
 
 def failure(what: str, error: Exception, *, writes: bool) -> AetherError:

@@ -132,11 +132,12 @@ def encoded(event: str | bytes) -> bytes:
 
 
 class WrongConnection(AetherError, ValueError):
-    """`connection=` is nothing that a commit can join."""
+    """A connection or an engine of the caller is nothing that can be used here."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
         self.reason = reason
-        super().__init__(f"connection=: {reason}")
+        super().__init__(f"{what}: {reason}")
 
 
 def last_positions(

@@ -9,6 +9,8 @@ from aether.core.errors import Unavailable
 from aether.sql.database import Commit, Home, Row, WrongConnection
 from aether.sql.statements import Statement, Statements
 
+_WHAT = "connection="
+
 
 class Joined:
     """An `AsyncConnection` of SQLAlchemy that is in a transaction, or the one of an `AsyncSession`.
@@ -23,23 +25,37 @@ class Joined:
         self._ns = ns
 
     @classmethod
-    async def of(cls, transaction: object, dialect: str, statements: Statements, namespace: str, home: Home) -> Joined:
-        """Join it. Raises `WrongConnection` if it is none, or leads to another database."""
+    async def of(
+        cls,
+        transaction: object,
+        dialect: str,
+        statements: Statements,
+        namespace: str,
+        home: Home,
+        *,
+        turn: tuple[str, tuple[Any, ...]] | None = None,
+    ) -> Joined:
+        """Join it, and run the statement by which it takes its turn in writing, before it reads anything.
+
+        Raises `WrongConnection` if it is no transaction, or leads to another database.
+        """
         from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
         if isinstance(transaction, AsyncSession):
             transaction = await transaction.connection()
         if not isinstance(transaction, AsyncConnection):
             wanted = "an AsyncConnection or AsyncSession of SQLAlchemy"
-            raise WrongConnection(f"{wanted} is needed, not {type(transaction).__name__}")
+            raise WrongConnection(_WHAT, f"{wanted} is needed, not {type(transaction).__name__}")
         if transaction.dialect.name != dialect:
-            raise WrongConnection(f"it leads to {transaction.dialect.name}, the store is in {dialect}")
+            raise WrongConnection(_WHAT, f"it leads to {transaction.dialect.name}, the store is in {dialect}")
         if not transaction.in_transaction():
-            raise WrongConnection("it is in no transaction; use it within `async with engine.begin() as connection`")
+            raise WrongConnection(_WHAT, "it is in no transaction; begin one by `async with engine.begin()`")
         joined = cls(transaction, statements, home.ns)
+        if turn is not None:
+            await joined.rows(*turn)
         found = await joined.fetch(statements.namespace, name=namespace)
         if [tuple(row) for row in found] != [tuple(home)]:
-            raise WrongConnection("it leads to another database than the store's, or to other tables")
+            raise WrongConnection(_WHAT, "it leads to another database than the store's, or to other tables")
         return joined
 
     async def fetch(self, statement: Statement, **values: Any) -> Sequence[Row]:
@@ -49,7 +65,7 @@ class Joined:
     async def rows(self, sql: str, values: tuple[Any, ...]) -> Sequence[Row]:
         """Run a statement that answers with rows."""
         result = await self._run(sql, values)
-        return [tuple(row) for row in result.all()]
+        return [tuple(row) for row in result.all()] if result.returns_rows else []
 
     async def run(self, sql: str, values: tuple[Any, ...]) -> int:
         """Run a statement, and return how many rows it changed."""

@@ -9,11 +9,13 @@ the batch is judged again with the lock held. Readers and listeners have connect
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import asyncpg as dialects
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from aether.core.errors import StoreIdentityChanged, VersionConflict
 from aether.core.event import new_id
@@ -22,7 +24,7 @@ from aether.core.kit import Batcher, Bell, plan, size_of
 from aether.core.scope import Scope
 from aether.core.spi import Message
 from aether.core.url import BackendURL
-from aether.sql.connections import Connections, Line, Listener, Refused, address_of
+from aether.sql.connections import Connections, Line, Listener, Refused, address_of, from_engine
 from aether.sql.database import EVERY, Bells, Commit, Home, Row
 from aether.sql.joined import Joined
 from aether.sql.options import creates, tables_of
@@ -46,7 +48,7 @@ class Postgres:
     durability = Durability.NONE
     home: Home
 
-    def __init__(self, url: BackendURL, scope: Scope) -> None:
+    def __init__(self, url: BackendURL, scope: Scope, engine: AsyncEngine | None = None) -> None:
         self._creates = creates(url)
         self._namespace = scope.namespace
         self._timeout = scope.timeout
@@ -54,8 +56,8 @@ class Postgres:
         self.statements = Statements(self._tables, _DIALECT, windowed=True)
         self._texts: _Texts
         self._bells = Bells()
-        address = address_of(url)
-        self._connections = Connections(lambda: asyncpg.connect(**address), scope.timeout, self._check)
+        connect = partial(asyncpg.connect, **address_of(url)) if engine is None else partial(from_engine, engine)
+        self._connections = Connections(connect, scope.timeout, self._check)
         self._line = Line(self._connections, scope.timeout)
         self._message_line = Line(self._connections, scope.timeout, "SET synchronous_commit = off")
         self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of)
@@ -157,8 +159,8 @@ class Postgres:
     async def append(self, commit: Commit, *, transaction: object | None) -> int:
         if transaction is None:
             return await self._appends.ask(commit)
-        joined = await Joined.of(transaction, "postgresql", self.statements, self._namespace, self.home)
-        await joined.run("SELECT pg_advisory_xact_lock($1, $2)", (LOCK, self.home.ns))
+        turn = ("SELECT pg_advisory_xact_lock($1, $2)", (LOCK, self.home.ns))
+        joined = await Joined.of(transaction, "postgresql", self.statements, self._namespace, self.home, turn=turn)
         conflict = plan([commit], await joined.versions(commit))[0]
         if conflict is not None:
             raise conflict

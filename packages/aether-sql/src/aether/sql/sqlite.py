@@ -12,7 +12,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ from aether.sql.joined import Joined
 from aether.sql.options import creates, tables_of
 from aether.sql.schema import VERSION, SchemaMissing, Tables, check_version, migrations, record_version
 from aether.sql.statements import PAGE_BYTES, Statement, Statements
-from aether.sql.threads import DatabaseThread, FileLock
+from aether.sql.threads import DatabaseThread, FileLock, Memory
 from aether.sql.wake import FileWatch
 
 Result = TypeVar("Result")
@@ -39,6 +39,7 @@ _FULL = 2  # PRAGMA synchronous: from here on each commit waits for the disk
 _MOST_KNOWN = 50_000  # actors whose version is remembered: about 10 MB
 _CHUNK = 8  # rows that are fetched before their size is known
 _PAUSE = 0.005
+_PATIENCE = 0.4  # of the time-out, for the lock between processes, and as much again for SQLite's own
 _DIALECT = sqlite.dialect()
 
 
@@ -67,6 +68,7 @@ class Sqlite:
         self._writer = DatabaseThread("aether-sqlite-writer", lambda: self._connect(writes=True))
         self._reader = DatabaseThread("aether-sqlite-reader", lambda: self._connect(writes=False))
         self._lock: FileLock | None = None
+        self._memory: Memory | None = None
         self._head = -1
         self._versions: dict[str, int] = {}
 
@@ -77,6 +79,10 @@ class Sqlite:
     # --- Life ---
 
     async def open(self) -> None:
+        if not self._path:
+            self._memory = Memory.enter(self._writer, self._bells)
+            self._writer = self._reader = self._memory.thread
+            self._bells = self._memory.shared
         await self._guard("opening the file", self._writer.start())
         self.home, self.durability = await self._write("opening the store", self._introduce)
         await self._guard("opening the file", self._reader.start())
@@ -85,23 +91,31 @@ class Sqlite:
         await self._watch.close()
         await self._appends.close()
         await self._messages.close()
-        await self._reader.stop()
-        await self._writer.stop()
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            await memory.leave()
+        elif self._path:
+            await self._reader.stop()
+            await self._writer.stop()
         if self._lock is not None:
             self._lock.close()
 
     def listen(self, topic: str, bell: Bell) -> None:
         self._bells.add(topic, bell)
-        self._watch.start()
+        if self._path:
+            self._watch.start()
 
     def _connect(self, *, writes: bool) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=self._timeout, isolation_level=None)
+        place = self._path or ":memory:"
+        # What waits for a turn gives up before its caller does: then it is certain that nothing was stored.
+        patience = _PATIENCE * self._timeout
+        connection = sqlite3.connect(place, timeout=patience, isolation_level=None, check_same_thread=False)
         try:
-            if writes:
+            if writes and self._path:
                 self._lock = FileLock(Path(f"{self._path}.lock"))
                 _use_wal(connection, time.monotonic() + self._timeout)
                 connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            else:
+            elif not writes:
                 connection.execute("PRAGMA query_only = ON")
         except sqlite3.DatabaseError as error:
             connection.close()
@@ -123,6 +137,8 @@ class Sqlite:
         if row is None:
             db.execute(self._texts.new_namespace, (self._namespace, new_id()))
             row = db.execute(namespace.sql, namespace.values(name=self._namespace)).fetchone()
+        if not self._path:
+            return Home(*row), Durability.NONE
         (level,) = db.execute("PRAGMA synchronous").fetchone()
         return Home(*row), Durability.HOST if level >= _FULL else Durability.PROCESS
 
@@ -144,15 +160,14 @@ class Sqlite:
 
     async def _write(self, what: str, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run one transaction. What `work` raises rolls it back."""
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + _PATIENCE * self._timeout
         submitted = self._writer.submit(lambda db: self._transaction(db, what, work, deadline))
         return await self._guard(what, submitted)
 
     def _transaction(
         self, db: sqlite3.Connection, what: str, work: Callable[[sqlite3.Connection], Result], deadline: float
     ) -> Result:
-        assert self._lock is not None
-        with self._lock.held(deadline) as held:
+        with nullcontext(enter_result=True) if self._lock is None else self._lock.held(deadline) as held:
             if not held:
                 raise Unavailable(what, reason="another process writes, and gives no turn within the time-out")
             db.execute("BEGIN IMMEDIATE")
@@ -174,9 +189,7 @@ class Sqlite:
     async def append(self, commit: Commit, *, transaction: object | None) -> int:
         if transaction is None:
             return await self._appends.ask(commit)
-        joined = await Joined.of(transaction, "sqlite", self.statements, self._namespace, self.home)
-        # A transaction that begins with a read could not become one that writes once others have written.
-        await joined.run(self._texts.take_turn, (self.home.ns,))
+        joined = await self._join(transaction)
         versions = await joined.versions(commit)
         conflict = plan([commit], versions)[0]
         if conflict is not None:
@@ -187,6 +200,11 @@ class Sqlite:
         for row in events:
             await joined.run(self._texts.insert, row)
         return first + len(events) - 1
+
+    async def _join(self, transaction: object) -> Joined:
+        # A transaction that begins with a read cannot become one that writes once others have written.
+        turn = (self._texts.take_turn, (self.home.ns,))
+        return await Joined.of(transaction, "sqlite", self.statements, self._namespace, self.home, turn=turn)
 
     async def _flush(self, commits: Sequence[Commit]) -> Sequence[int | Exception]:
         answers = await self._write("append", lambda db: self._store(db, commits))
@@ -224,8 +242,7 @@ class Sqlite:
     ) -> bool:
         row = statement.values(**values)
         if transaction is not None:
-            joined = await Joined.of(transaction, "sqlite", self.statements, self._namespace, self.home)
-            await joined.run(self._texts.take_turn, (self.home.ns,))
+            joined = await self._join(transaction)
             return bool(await joined.run(statement.sql, row))
 
         def changed(db: sqlite3.Connection) -> bool:
@@ -368,10 +385,11 @@ def _hint(error: sqlite3.Error) -> str:
 
 
 def path_of(url: BackendURL) -> str:
-    """The file of `sqlite:///relative.db` or `sqlite:////absolute.db`. Raises `InvalidURL`."""
-    if url.hosts or url.user is not None or not url.path.strip("/"):
-        raise url.error("write sqlite:///relative/file.db or sqlite:////absolute/file.db")
-    return url.path.removeprefix("/")
+    """The file of `sqlite:///relative.db` or `sqlite:////absolute.db`; none of `sqlite://`. Raises `InvalidURL`."""
+    path = url.path.removeprefix("/")
+    if url.hosts or url.user is not None or url.variant is not None or path.endswith("/"):
+        raise url.error("write sqlite:///relative/file.db, sqlite:////absolute/file.db, or sqlite:// for memory")
+    return path
 
 
 def synchronous_of(url: BackendURL) -> str:

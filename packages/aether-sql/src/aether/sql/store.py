@@ -37,7 +37,7 @@ class SqlStore:
     identity = ""
 
     def __init__(self, url: BackendURL, scope: Scope) -> None:
-        self._opening: Opening = partial(shared, url, scope)
+        self.opening: Opening = partial(shared, url, scope)
         self._stack = AsyncExitStack()
         self._bell = Bell()
         self._questions = Questions(self._bell)
@@ -45,7 +45,7 @@ class SqlStore:
 
     async def open(self) -> None:
         async with AsyncExitStack() as stack:
-            self._database = await stack.enter_async_context(self._opening())
+            self._database = await stack.enter_async_context(self.opening())
             self._stack = stack.pop_all()
         self.identity, self.durability = self._database.home.identity, self._database.durability
 

@@ -186,7 +186,5 @@ class PollingTail:
             if self._end == self._after:
                 return None
         after, upto = self._after, self._end
-        page = await self._ask(
-            (after, upto, limit), lambda: self._store.feed(after=after, upto=upto, limit=limit)
-        )
+        page = await self._ask((after, upto, limit), lambda: self._store.feed(after=after, upto=upto, limit=limit))
         return page.records or None
