@@ -5,7 +5,7 @@ import inspect
 import tempfile
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,11 @@ def gone(state: Callable[[int], str]) -> Callable[..., None]:
 
 @pytest.fixture
 def until() -> Callable[..., Any]:
-    """Wait until a coroutine function answers with something true, and return that."""
+    """Wait until a function answers with something true, and return that."""
 
-    async def until(look: Callable[[], Awaitable[Any]]) -> Any:
+    async def until(look: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + BOUND
-        while not (found := await look()):
+        while not (found := look()):
             assert time.monotonic() < deadline, "it did not happen"
             await asyncio.sleep(0.005)
         return found

@@ -36,6 +36,8 @@ _CLOSE_SECONDS = 2.0
 
 # What a server says when it ends a connection, or does not know how a commit ended: that is no refusal.
 _AMBIGUOUS = ("08", "57P01", "57P02", "57P05", "40003", "XX")
+# The client's own: it is not connected, or was cut off, which may leave its protocol in the middle of something.
+_LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 _CONTENT = ("22", "54")  # the data cannot be stored: one request of a batch may be to blame
 
 
@@ -96,7 +98,11 @@ def failure(what: str, error: Exception, *, writes: bool) -> AetherError:
 
 
 def _reason(error: Exception) -> str:
-    return "no answer within the time-out" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+    if isinstance(error, TimeoutError):
+        return "no answer within the time-out"
+    if isinstance(error, ConnectionRefusedError):
+        return "no server answers: connection refused"
+    return str(error) or type(error).__name__
 
 
 def _hint(state: str) -> str:
@@ -134,7 +140,7 @@ class Connections:
         except asyncio.CancelledError:
             self._begin(self._drop_when_there(connecting))
             raise
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (asyncpg.PostgresError, *_LOST) as error:
             state = getattr(error, "sqlstate", None) or ""
             raise Unavailable(what, reason=_reason(error), hint=_hint(state)) from error
 
@@ -168,23 +174,34 @@ class Connections:
         except TimeoutError:
             raise Unavailable(what, reason="all connections are busy") from None
         try:
-            connection = await self._take(what)
-            try:
-                return await call(connection, what, work, timeout=self._timeout, writes=writes)
-            finally:
-                if self._closed:
-                    await part(connection)
-                elif not connection.is_closed():
-                    self._idle.append(connection)
+            if not writes:
+                # A connection that was idle may have been cut off long ago; asking a second time harms nobody.
+                while (idle := self._take_idle()) is not None:
+                    try:
+                        return await self._use(idle, what, work, writes=False)
+                    except Unavailable:
+                        if not idle.is_closed():
+                            raise
+            connection = self._take_idle() or await self.connect(what)
+            return await self._use(connection, what, work, writes=writes)
         finally:
             self._free.release()
 
-    async def _take(self, what: str) -> asyncpg.Connection:
+    async def _use(self, connection: asyncpg.Connection, what: str, work: Work[Result], *, writes: bool) -> Result:
+        try:
+            return await call(connection, what, work, timeout=self._timeout, writes=writes)
+        finally:
+            if self._closed:
+                await part(connection)
+            elif not connection.is_closed():
+                self._idle.append(connection)
+
+    def _take_idle(self) -> asyncpg.Connection | None:
         while self._idle:
             connection = self._idle.pop()
             if not connection.is_closed():
                 return connection
-        return await self.connect(what)
+        return None
 
     def _begin(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         task = asyncio.get_running_loop().create_task(work)
@@ -224,7 +241,7 @@ async def call(
             connection.terminate()
         late = TimeoutError() if loop.time() >= deadline.when() else error
         raise failure(what, late, writes=writes) from error
-    except (asyncpg.InterfaceError, OSError) as error:
+    except _LOST as error:
         connection.terminate()
         late = TimeoutError() if loop.time() >= deadline.when() else error
         raise failure(what, late, writes=writes) from error
@@ -237,7 +254,7 @@ async def part(connection: asyncpg.Connection) -> None:
     try:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await connection.close(timeout=_CLOSE_SECONDS)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    except (asyncpg.PostgresError, *_LOST):
         connection.terminate()
 
 

@@ -39,6 +39,12 @@ _MOST_KNOWN = 100_000  # actors whose version is remembered: about 20 MB
 _CAREFUL = 16  # batches that take the lock first behind one that lost a race: where one is, more are
 _DIALECT: sa.Dialect = dialects.dialect()  # type: ignore[no-untyped-call]
 
+# Not to_regclass(): behind a lock that was waited for it answers from a cache of before.
+_HAS_TABLE = """
+    SELECT EXISTS (
+        SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE c.relname = $1 AND (n.nspname = $2 OR $2::text IS NULL AND pg_catalog.pg_table_is_visible(c.oid)))"""
+
 
 class Postgres:
     """A `Database` on a server."""
@@ -107,7 +113,7 @@ class Postgres:
 
     async def _schema_version(self, connection: asyncpg.Connection) -> int:
         settings = self._tables.name(self._tables.settings, _DIALECT)
-        if await connection.fetchval("SELECT to_regclass($1) IS NULL", settings):
+        if not await connection.fetchval(_HAS_TABLE, self._tables.settings.name, self._tables.metadata.schema):
             return 0
         found = await connection.fetchval(f"SELECT value FROM {settings} WHERE name = 'version'")
         return check_version(found) if found else 0
