@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
+from aether.core.errors import BackendUnusable
 from aether.core.scope import Scope
 from aether.core.url import BackendURL
 from aether.sql.database import Database
@@ -32,11 +33,17 @@ def shared(url: BackendURL, scope: Scope, engine: AsyncEngine | None = None) -> 
 
 
 def make(url: BackendURL, scope: Scope, engine: AsyncEngine | None = None) -> Database:
-    """The database of a URL, not open yet. Raises `InvalidURL`."""
+    """The database of a URL, not open yet. Raises `InvalidURL`, and `BackendUnusable` where its client is missing."""
     if url.scheme == "sqlite":
         from aether.sql.sqlite import Sqlite
 
         return Sqlite(url, scope)
-    from aether.sql.postgresql import Postgres
-
+    try:
+        from aether.sql.postgresql import Postgres
+    except ImportError as error:
+        raise _client_missing(url, "asyncpg", "postgresql") from error
     return Postgres(url, scope, engine)
+
+
+def _client_missing(url: BackendURL, client: str, extra: str) -> BackendUnusable:
+    return BackendUnusable(f'{url.scheme}:// needs {client}, which is not installed: pip install "aether-sql[{extra}]"')
