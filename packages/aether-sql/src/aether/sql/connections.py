@@ -128,7 +128,7 @@ class Connections:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self.losses = 0
-        """How many connections have ended so far, in whatever way."""
+        """How many connections have ended so far, in whatever way, or could not be made again."""
 
     async def connect(self, what: str) -> asyncpg.Connection:
         """A new connection, whose owner gives it to `part`. Raises `Unavailable`, and `StoreIdentityChanged`."""
@@ -312,6 +312,8 @@ class Listener:
                 pause = _BACK_OFF[0]
             except AetherError as error:
                 _log.debug("the listener is gone: %s", error)
+                self._connections.losses += 1  # also when it could not even connect
+                self._bells.ring_all()
             await self._sleep(pause)
             pause = min(2 * pause, _BACK_OFF[1])
 
