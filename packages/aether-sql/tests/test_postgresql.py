@@ -188,6 +188,27 @@ async def test_hot_actors_starve_nobody(postgres_url):
             assert all(acknowledged[actor::2])
 
 
+REFUSE = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'refused'; END $$;
+CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON aether_events DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.actor_id = 'bad') EXECUTE FUNCTION refuse()"""
+
+
+@pytest.mark.parametrize("careful", [0, 5])
+async def test_a_commit_that_fails_is_forgotten(postgres_url, careful):
+    """What was remembered of it would let the next version in, and leave a hole."""
+    async with open_store(postgres_url, timeout=0.5) as store:
+        connection = await asyncpg.connect(postgres_url)
+        await connection.execute(REFUSE)
+        await connection.close()
+        store._driver._database._careful = careful
+        with pytest.raises(Unavailable, match="refused"):
+            await store.append(event(1, "bad"))
+        with pytest.raises(VersionConflict) as caught:
+            await store.append(event(2, "bad"))
+        assert caught.value.current == 0
+
+
 async def test_one_that_the_server_cannot_take_fails_none_of_the_others(postgres_url):
     async with open_store(postgres_url) as store:
         driver = store._driver

@@ -17,6 +17,7 @@ from aether.core import (
     Durability,
     Event,
     InvalidURL,
+    OutcomeUnknown,
     Unavailable,
     VersionConflict,
     connect,
@@ -148,6 +149,26 @@ async def test_a_full_disk_stores_nothing_and_is_survived(url: str) -> None:
         await writer.submit(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchone())
         await store.append(event(2, x="x" * 100_000))
         assert await store.version("a") == 2
+
+
+async def test_a_commit_that_fails_is_forgotten(url: str, file: Path) -> None:
+    """What was remembered of it would let the next version in, and leave a hole."""
+    async with open_store(url, timeout=0.5) as store:
+        writer = store._driver._database._writer
+        await writer.submit(lambda db: db.execute("PRAGMA foreign_keys = ON"))
+        with closing(sqlite3.connect(file)) as db:
+            db.executescript("""
+                CREATE TABLE parents (id INTEGER PRIMARY KEY);
+                CREATE TABLE children (id INTEGER REFERENCES parents DEFERRABLE INITIALLY DEFERRED);
+                CREATE TRIGGER refuse AFTER INSERT ON aether_events WHEN NEW.actor_id = 'bad'
+                    BEGIN INSERT INTO children VALUES (1); END;""")
+        with pytest.raises(OutcomeUnknown):
+            await store.append(event(1, "bad"))
+        async with open_store(url) as other:
+            await other.append(event(1))  # so that the feed is as long as the commit would have made it
+        with pytest.raises(VersionConflict) as caught:
+            await store.append(event(2, "bad"))
+        assert caught.value.current == 0
 
 
 WRITER = """

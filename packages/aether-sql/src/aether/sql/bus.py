@@ -15,8 +15,8 @@ from aether.core.kit import Bell, Logged, PollingBus
 from aether.core.scope import Scope
 from aether.core.spi import Message
 from aether.core.url import BackendURL
-from aether.sql.database import EVERY, LIMITS, Bells, Database
-from aether.sql.opening import Opening, shared
+from aether.sql.database import LIMITS, Bells, Database
+from aether.sql.opening import Opening, pace, shared
 
 
 class SqlBus(PollingBus):
@@ -25,7 +25,7 @@ class SqlBus(PollingBus):
     def __init__(self, url: BackendURL, scope: Scope) -> None:
         bell = Bell()
         self._of_database = SqlLog(url, scope, bell)
-        super().__init__(self._of_database, bell=bell, every=EVERY)
+        super().__init__(self._of_database, bell=bell, every=pace(url))
 
     @property
     def opening(self) -> Opening:

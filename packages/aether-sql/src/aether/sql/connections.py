@@ -173,6 +173,7 @@ class Connections:
                 await self._free.acquire()
         except TimeoutError:
             raise Unavailable(what, reason="all connections are busy") from None
+        late = asyncio.get_running_loop().time() + self._timeout / 2
         try:
             if not writes:
                 # A connection that was idle may have been cut off long ago; asking a second time harms nobody.
@@ -180,7 +181,7 @@ class Connections:
                     try:
                         return await self._use(idle, what, work, writes=False)
                     except Unavailable:
-                        if not idle.is_closed():
+                        if not idle.is_closed() or asyncio.get_running_loop().time() > late:
                             raise
             connection = self._take_idle() or await self.connect(what)
             return await self._use(connection, what, work, writes=writes)
@@ -261,24 +262,23 @@ async def part(connection: asyncpg.Connection) -> None:
 class Line:
     """One connection for the calls of one batcher, which come one after the other; made again when it is lost."""
 
-    def __init__(self, connections: Connections, timeout: float, settings: str = "") -> None:
+    def __init__(self, connections: Connections, timeout: float, prepare: Work[Any]) -> None:
         self._connections = connections
         self._timeout = timeout
-        self._settings = settings
+        self._prepare = prepare
         self._connection: asyncpg.Connection | None = None
 
     async def run(self, what: str, work: Work[Result]) -> Result:
         """Run a call that writes."""
         if self._connection is None or self._connection.is_closed():
-            self._connection = await self._connections.connect(what)
-            # Waiting for a turn ends with a refusal, not without an answer.
-            settings = f"SET lock_timeout = {max(1, int(self._timeout * 900))}; {self._settings}"
-            await self._call(what, lambda connection: connection.execute(settings), writes=False)
-        return await self._call(what, work, writes=True)
-
-    async def _call(self, what: str, work: Work[Result], *, writes: bool) -> Result:
-        assert self._connection is not None
-        return await call(self._connection, what, work, timeout=self._timeout, writes=writes)
+            connection = await self._connections.connect(what)
+            try:
+                await call(connection, what, self._prepare, timeout=self._timeout, writes=False)
+            except BaseException:
+                connection.terminate()
+                raise
+            self._connection = connection
+        return await call(self._connection, what, work, timeout=self._timeout, writes=True)
 
     async def close(self) -> None:
         """May be called twice."""

@@ -23,6 +23,9 @@ LAST = (1 << 63) - 1
 EVERY = 1.0
 """Seconds between two looks where something else usually tells of what others wrote."""
 
+POLL = 0.02
+"""Seconds between two looks where nothing tells."""
+
 Commit = Sequence[Write]
 Row = Sequence[Any]
 
@@ -80,8 +83,10 @@ class Database(Protocol):
         """Whether bells ring at once when other processes have written."""
         ...
 
-    every: float
-    """Seconds between two looks where a bell may be silent."""
+    @property
+    def every(self) -> float:
+        """Seconds between two looks where a bell may be silent."""
+        ...
 
     async def open(self) -> None:
         """Connect, make the tables or bring them up to date, and find or make the namespace."""

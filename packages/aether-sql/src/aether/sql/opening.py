@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from aether.core.errors import BackendUnusable
 from aether.core.scope import Scope
 from aether.core.url import BackendURL
-from aether.sql.database import Database
+from aether.sql.database import EVERY, POLL, Database
+from aether.sql.wake import watches
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -38,12 +39,23 @@ def make(url: BackendURL, scope: Scope, engine: AsyncEngine | None = None) -> Da
         from aether.sql.sqlite import Sqlite
 
         return Sqlite(url, scope)
-    try:
+    with _needs("asyncpg", extra="postgresql"):
         from aether.sql.postgresql import Postgres
-    except ImportError as error:
-        raise _client_missing(url, "asyncpg", "postgresql") from error
+
     return Postgres(url, scope, engine)
 
 
-def _client_missing(url: BackendURL, client: str, extra: str) -> BackendUnusable:
-    return BackendUnusable(f'{url.scheme}:// needs {client}, which is not installed: pip install "aether-sql[{extra}]"')
+def pace(url: BackendURL) -> float:
+    """Seconds between two looks of those who wait, in the database of this URL."""
+    return EVERY if url.scheme == "postgresql" or watches() else POLL
+
+
+@contextmanager
+def _needs(client: str, *, extra: str) -> Iterator[None]:
+    """Say what to install where an import fails."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != client:
+            raise
+        raise BackendUnusable(f'{client} is not installed; run: pip install "aether-sql[{extra}]"') from error
