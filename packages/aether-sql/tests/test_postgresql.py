@@ -204,6 +204,7 @@ async def test_a_commit_that_fails_is_forgotten(postgres_url, careful):
         store._driver._database._careful = careful
         with pytest.raises(Unavailable, match="refused"):
             await store.append(event(1, "bad"))
+        await run(postgres_url, "DROP TRIGGER refuse ON aether_events", "SELECT 1")
         with pytest.raises(VersionConflict) as caught:
             await store.append(event(2, "bad"))
         assert caught.value.current == 0

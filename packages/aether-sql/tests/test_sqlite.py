@@ -166,6 +166,8 @@ async def test_a_commit_that_fails_is_forgotten(url: str, file: Path) -> None:
             await store.append(event(1, "bad"))
         async with open_store(url) as other:
             await other.append(event(1))  # so that the feed is as long as the commit would have made it
+        with closing(sqlite3.connect(file)) as db, db:
+            db.execute("DROP TRIGGER refuse")
         with pytest.raises(VersionConflict) as caught:
             await store.append(event(2, "bad"))
         assert caught.value.current == 0
