@@ -47,6 +47,10 @@ def event(version: int, actor: str = "a", **data: object) -> Event:
     return Event(type="Happened", actor_id=actor, version=version, data=data)
 
 
+def commit(actor: str, expected: int, data: bytes = b"{}") -> list[Write]:
+    return [Write(actor, expected, (NewRecord(expected + 1, actor, "Happened", data),))]
+
+
 async def run(url: str, *statements: str):
     """Run statements as the owner of the database, and return the rows of the last one."""
     connection = await asyncpg.connect(url)
@@ -194,31 +198,26 @@ CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON aether_events DEFERRABLE INITIA
     FOR EACH ROW WHEN (NEW.actor_id = 'bad') EXECUTE FUNCTION refuse()"""
 
 
-@pytest.mark.parametrize("careful", [0, 5])
+@pytest.mark.parametrize("careful", [0, 1])
 async def test_a_commit_that_fails_is_forgotten(postgres_url, careful):
     """What was remembered of it would let the next version in, and leave a hole."""
-    async with open_store(postgres_url, timeout=0.5) as store:
+    async with open_store(postgres_url) as store:
         connection = await asyncpg.connect(postgres_url)
         await connection.execute(REFUSE)
-        await connection.close()
         store._driver._database._careful = careful
         with pytest.raises(Unavailable, match="refused"):
-            await store.append(event(1, "bad"))
-        await run(postgres_url, "DROP TRIGGER refuse ON aether_events", "SELECT 1")
+            await store._driver.append(commit("bad", 0))
+        await connection.execute("DROP TRIGGER refuse ON aether_events")
+        await connection.close()
         with pytest.raises(VersionConflict) as caught:
-            await store.append(event(2, "bad"))
+            await store._driver.append(commit("bad", 1))
         assert caught.value.current == 0
 
 
 async def test_one_that_the_server_cannot_take_fails_none_of_the_others(postgres_url):
     async with open_store(postgres_url) as store:
-        driver = store._driver
-
-        def commit(actor: str, data: bytes) -> list[Write]:
-            return [Write(actor, 0, (NewRecord(1, actor, "Happened", data),))]
-
-        calls = [driver.append(commit(f"a{number}", b"{}")) for number in range(5)]
-        calls.append(driver.append(commit("bad", b"{broken")))
+        calls = [store._driver.append(commit(f"a{number}", 0)) for number in range(5)]
+        calls.append(store._driver.append(commit("bad", 0, b"{broken")))
         *sound, broken = await asyncio.gather(*calls, return_exceptions=True)
         assert len({position for position in sound if isinstance(position, int)}) == 5
         assert isinstance(broken, Unavailable)
