@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import sys
 import threading
+from asyncio.subprocess import PIPE
 from contextlib import closing
 from pathlib import Path
 
@@ -191,6 +192,37 @@ async def test_eight_processes_may_make_the_file_at_once(url: str) -> None:
     async with open_store(url) as store:
         orders = [position.order async for position, _ in store.feed()]
         assert orders == list(range(1, 161))
+
+
+KILLED = """
+import asyncio, sys
+from aether.core import Event, open_store
+async def main(url):
+    async with open_store(url) as store:
+        version = await store.version("a")
+        while True:
+            commit = [Event(type="Happened", actor_id="a", version=version + n) for n in (1, 2, 3)]
+            await store.append(*commit)
+            version += 3
+            print(version, flush=True)
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_a_process_that_is_killed_leaves_whole_commits_and_no_lock(url: str) -> None:
+    for _ in range(3):
+        writer = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, url, stdout=PIPE)
+        assert writer.stdout is not None
+        acknowledged = [await writer.stdout.readline() for _ in range(30)]
+        writer.kill()
+        acknowledged += (await writer.communicate())[0].splitlines(keepends=True)
+        whole = [int(line) for line in acknowledged if line.endswith(b"\n")]
+        async with open_store(url) as store:
+            found = [one.version async for one in store.read("a")]
+            assert found == list(range(1, len(found) + 1))
+            assert len(found) % 3 == 0
+            assert whole[-1] <= len(found) <= whole[-1] + 3
+            await store.append(event(1, f"b{len(found)}"))
 
 
 # --- The tables ---
