@@ -159,15 +159,16 @@ class Sqlite:
 
     # --- Calls ---
 
-    async def _guard(self, what: str, call: Awaitable[Result]) -> Result:
-        """Translate the errors of a call that stores nothing when it fails."""
+    async def _guard(self, what: str, call: Awaitable[Result], *, writes: bool = False) -> Result:
+        """Translate the errors of a call that stores nothing when SQLite refuses it."""
         try:
-            async with asyncio.timeout(2 * self._timeout):
+            async with asyncio.timeout(self._timeout):
                 return await call
         except sqlite3.Error as error:
             raise Unavailable(what, reason=_reason(error), hint=_hint(error)) from error
         except TimeoutError as error:
-            raise Unavailable(what, reason="no turn within the time-out") from error
+            reason = "no answer within the time-out"
+            raise (OutcomeUnknown if writes else Unavailable)(what, reason=reason) from error
 
     async def fetch(self, what: str, statement: Statement, **values: Any) -> Sequence[Row]:
         row = statement.values(**values)
@@ -177,7 +178,7 @@ class Sqlite:
         """Run one transaction. What `work` raises rolls it back."""
         deadline = time.monotonic() + _PATIENCE * self._timeout
         submitted = self._writer.submit(lambda db: self._transaction(db, what, work, deadline))
-        return await self._guard(what, submitted)
+        return await self._guard(what, submitted, writes=True)
 
     def _transaction(
         self, db: sqlite3.Connection, what: str, work: Callable[[sqlite3.Connection], Result], deadline: float

@@ -28,8 +28,7 @@ _TURN_SECONDS = 0.0005  # between two looks at the lock: a blocking wait would h
 class DatabaseThread:
     """Runs functions over one connection, one after the other, in a daemon thread.
 
-    A caller who is cancelled or gives up disturbs nothing: what has begun ends, what has not begun is left out if it
-    is `optional`.
+    A caller who is cancelled or gives up disturbs nothing: what has begun ends, what has not begun is left out.
     """
 
     def __init__(self, name: str, connect: Callable[[], sqlite3.Connection]) -> None:
