@@ -120,6 +120,19 @@ async def test_a_lock_that_is_not_given_back_stores_nothing(url: str, file: Path
         assert await store.version("a") == 2
 
 
+async def test_a_write_without_an_answer_may_have_happened(url: str) -> None:
+    async with open_store(url, timeout=0.2) as store:
+        database, go_on = store._driver._database, threading.Event()
+        blocked = database._writer.submit(lambda _: go_on.wait(60))
+        with pytest.raises(OutcomeUnknown):
+            await store._driver.save("kind", "name", b"value", expected=0)
+        with pytest.raises(OutcomeUnknown):
+            await store.append(event(1))
+        go_on.set()
+        await blocked
+        assert await store.append(event(2)) if await store.version("a") else await store.append(event(1))
+
+
 async def test_whoever_is_cancelled_leaves_no_lock(url: str, file: Path) -> None:
     """Cancelling an append at every await: others can write at once, and what is stored is whole."""
     async with open_store(url) as store:
