@@ -9,12 +9,14 @@ import asyncio
 import logging
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +39,7 @@ ORDERS = {f"order-{number}": 10 + 4 * number for number in range(1, 9)}  # how m
 EVENTS = sum(1 + items + 2 for items in ORDERS.values())  # placed, its items, paid and shipped
 LEASE = 2.0  # seconds
 DOWN = 1.0  # seconds
+RETRY = 0.1  # seconds
 GIVE_UP = 60.0  # seconds
 
 
@@ -180,18 +183,19 @@ def report(board: dict[str, Order], tally: Tally, screen: Screen) -> None:
 
 async def dispatcher(name: str, url: str) -> None:
     """The program of one dispatcher process: it tells its parent on stdout what it does."""
-    async with connect(url, namespace="shop", holder=name) as shop:
+    while True:
+        with suppress(Unavailable, OutcomeUnknown):  # also when the server is down while this process starts
+            async with connect(url, namespace="shop", holder=name) as shop:
+                await shop.election.run("dispatch", partial(lead, shop.store), ttl=LEASE)
+        await asyncio.sleep(RETRY)
 
-        async def lead(term: Term) -> None:
-            print("elected", term.token, flush=True)
-            # From the beginning: what an earlier leader shipped is found under the same id and not shipped again.
-            async with shop.store.subscribe(types={"OrderPaid"}) as paid:
-                async for _, event in paid:
-                    await ship(shop.store, event, term)
 
-        while True:
-            with suppress(Unavailable, OutcomeUnknown):
-                await shop.election.run("dispatch", lead, ttl=LEASE)
+async def lead(store: EventStore, term: Term) -> None:
+    print("elected", term.token, flush=True)
+    # From the beginning: what an earlier leader shipped is found under the same id and not shipped again.
+    async with store.subscribe(types={"OrderPaid"}) as paid:
+        async for _, event in paid:
+            await ship(store, event, term)
 
 
 async def ship(store: EventStore, paid: Event, term: Term) -> None:
@@ -227,9 +231,10 @@ class Dispatchers:
         try:
             async for line in process.stdout:
                 self._heard(name, *line.decode().split())
+        except asyncio.CancelledError:
+            _kill(process)
+            raise
         finally:
-            if process.returncode is None:
-                process.kill()
             await process.wait()
 
     def _heard(self, name: str, verb: str, what: str) -> None:
@@ -248,8 +253,14 @@ class Dispatchers:
     def kill_leader(self) -> None:
         """SIGKILL: it can tell nobody."""
         name = self._tally.leaders[-1]
-        self._processes[name].kill()
+        _kill(self._processes[name])
         self._screen.say("dispatcher", f"{name}, the leader, is killed (SIGKILL)", 31)
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    # Not process.kill(): it reaps a process that has just ended, and asyncio's own watcher then misses it.
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
 
 
 # --- The story -------------------------------------------------------------------------------------------------------
