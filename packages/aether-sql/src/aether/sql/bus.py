@@ -15,8 +15,8 @@ from aether.core.kit import Bell, Logged, PollingBus
 from aether.core.scope import Scope
 from aether.core.spi import Message
 from aether.core.url import BackendURL
-from aether.sql.database import EVERY, LIMITS, Bells, Database
-from aether.sql.opening import Opening, shared
+from aether.sql.database import LIMITS, Bells, Database
+from aether.sql.opening import Opening, pace, shared
 
 
 class SqlBus(PollingBus):
@@ -24,7 +24,7 @@ class SqlBus(PollingBus):
 
     def __init__(self, url: BackendURL, scope: Scope) -> None:
         bell = Bell()
-        super().__init__(SqlLog(url, scope, bell), bell=bell, every=EVERY)
+        super().__init__(SqlLog(url, scope, bell), bell=bell, every=pace(url))
 
 
 class SqlLog:

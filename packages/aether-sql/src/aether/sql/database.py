@@ -23,6 +23,9 @@ LAST = (1 << 63) - 1
 EVERY = 1.0
 """Seconds between two looks where something else usually tells of what others wrote."""
 
+POLL = 0.02
+"""Seconds between two looks where nothing tells."""
+
 Commit = Sequence[Write]
 Row = Sequence[Any]
 

@@ -23,8 +23,13 @@ class Joined:
         self._ns = ns
 
     @classmethod
-    async def of(cls, transaction: object, dialect: str, statements: Statements, namespace: str, home: Home) -> Joined:
-        """Join it. Raises `WrongConnection` if it is none, or leads to another database."""
+    async def of(
+        cls, transaction: object, dialect: str, statements: Statements, namespace: str, home: Home, *, lock: str = ""
+    ) -> Joined:
+        """Join it, and lock the namespace's row if `lock` says so in SQL.
+
+        Raises `WrongConnection` if it is none, or leads to another database.
+        """
         from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
         if isinstance(transaction, AsyncSession):
@@ -32,12 +37,12 @@ class Joined:
         if not isinstance(transaction, AsyncConnection):
             wanted = "an AsyncConnection or AsyncSession of SQLAlchemy"
             raise WrongConnection(f"{wanted} is needed, not {type(transaction).__name__}")
-        if transaction.dialect.name != dialect:
+        if transaction.dialect.name.replace("mariadb", "mysql") != dialect:  # either leads to servers of both kinds
             raise WrongConnection(f"it leads to {transaction.dialect.name}, the store is in {dialect}")
         if not transaction.in_transaction():
             raise WrongConnection("it is in no transaction; use it within `async with engine.begin() as connection`")
         joined = cls(transaction, statements, home.ns)
-        found = await joined.fetch(statements.namespace, name=namespace)
+        found = await joined.rows(statements.namespace.sql + lock, statements.namespace.values(name=namespace))
         if [tuple(row) for row in found] != [tuple(home)]:
             raise WrongConnection("it leads to another database than the store's, or to other tables")
         return joined

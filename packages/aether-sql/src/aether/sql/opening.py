@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
+from aether.core.errors import BackendUnusable
 from aether.core.scope import Scope
 from aether.core.url import BackendURL
-from aether.sql.database import Database
+from aether.sql.database import EVERY, POLL, Database
 
 Opening = Callable[[], AbstractAsyncContextManager[Database]]
+
+
+_MYSQL = ("mysql", "mariadb")
 
 
 def shared(url: BackendURL, scope: Scope) -> AbstractAsyncContextManager[Database]:
@@ -28,11 +32,33 @@ def shared(url: BackendURL, scope: Scope) -> AbstractAsyncContextManager[Databas
 
 
 def make(url: BackendURL, scope: Scope) -> Database:
-    """The database of a URL, not open yet. Raises `InvalidURL`."""
+    """The database of a URL, not open yet. Raises `InvalidURL`, and `BackendUnusable` without its client."""
     if url.scheme == "sqlite":
         from aether.sql.sqlite import Sqlite
 
         return Sqlite(url, scope)
-    from aether.sql.postgresql import Postgres
+    if url.scheme in _MYSQL:
+        with _needs("asyncmy", extra="mysql"):
+            from aether.sql.mysql import Mysql
+
+        return Mysql(url, scope)
+    with _needs("asyncpg", extra="postgresql"):
+        from aether.sql.postgresql import Postgres
 
     return Postgres(url, scope)
+
+
+def pace(url: BackendURL) -> float:
+    """Seconds between two looks of those who wait, in the database of this URL."""
+    return POLL if url.scheme in _MYSQL else EVERY
+
+
+@contextmanager
+def _needs(client: str, *, extra: str) -> Iterator[None]:
+    """Say what to install where an import fails."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != client:
+            raise
+        raise BackendUnusable(f'{client} is not installed; run: pip install "aether-sql[{extra}]"') from error
