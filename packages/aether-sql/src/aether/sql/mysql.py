@@ -40,6 +40,7 @@ HOLE = 1 << 20
 
 _MOST_KNOWN = 100_000  # actors whose version is remembered: about 20 MB
 _CAREFUL = 16  # batches that take the lock first behind one that lost a race: where one is, more are
+_AT_ONCE = 250  # actors that one query asks about
 _CHUNK = 4 << 20  # characters behind which rows go into another statement
 
 
@@ -174,11 +175,13 @@ class Mysql:
     async def _recall(self, session: Session, actors: Collection[str]) -> None:
         if len(self._versions) > _MOST_KNOWN:
             self._versions.clear()
-        if actors:
-            names = ",".join(map(session.literal, actors))
-            (found,) = await session.ask(self._texts.versions.format(ns=self.home.ns, names=names))
-            known: dict[str, int] = {row[0]: row[1] for row in found.rows}
-            self._versions.update((actor, known.get(actor, 0)) for actor in actors)
+        names = [session.literal(actor) for actor in actors]
+        for start in range(0, len(names), _AT_ONCE):
+            queries = [
+                self._texts.version.format(ns=self.home.ns, actor=one) for one in names[start : start + _AT_ONCE]
+            ]
+            (found,) = await session.ask(" UNION ALL ".join(queries))
+            self._versions.update((row[0], row[1] or 0) for row in found.rows)
 
     async def _insert(
         self,
@@ -302,13 +305,13 @@ class _Texts:
 
         self.head = f"SELECT head FROM {name(known.namespaces)} WHERE ns = %s FOR UPDATE"
         self.move = f"UPDATE {name(known.namespaces)} SET head = LAST_INSERT_ID(head + %s) WHERE ns = %s"
-        self.versions = (
-            f"SELECT actor_id, max(version) FROM {name(known.events)} "
-            "WHERE ns = {ns} AND actor_id IN ({names}) GROUP BY actor_id"
+        # For one actor that is a look at the end of an index; GROUP BY for many may read all of the namespace.
+        self.version = (
+            f"SELECT {{actor}}, max(version) FROM {name(known.events)} WHERE ns = {{ns}} AND actor_id = {{actor}}"
         )
         self.locked_version = (
-            f"SELECT version FROM {name(known.events)} WHERE ns = %s AND actor_id = %s "
-            "ORDER BY version DESC LIMIT 1 FOR UPDATE"
+            f"SELECT version FROM {name(known.events)} FORCE INDEX ({known.actors.name}) "
+            "WHERE ns = %s AND actor_id = %s ORDER BY version DESC LIMIT 1 FOR UPDATE"
         )
         self.insert = f"INSERT INTO {name(known.events)} (ns, `position`, actor_id, version, id, type, event) VALUES "
         self.count = (

@@ -120,7 +120,8 @@ class Statements:
 
     def _raw(self, document: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         """The text of an event as it stands there: a driver may decode JSON, or text only for us to encode it again."""
-        return sa.cast(document, sa.Text if self._windowed else sa.LargeBinary).label("event")
+        text = self._windowed and self._dialect.name == "postgresql"
+        return sa.cast(document, sa.Text if text else sa.LargeBinary).label("event")
 
     def _replacing(self, table: sa.Table, key: Iterable[sa.ColumnElement[bool]]) -> sa.Update:
         changed = {"revision": table.c.revision + sa.literal_column("1"), "value": _given("value")}
