@@ -15,6 +15,7 @@ import asyncmy
 import sqlalchemy as sa
 from asyncmy.errors import MySQLError
 from sqlalchemy.dialects.mysql import asyncmy as dialects
+from sqlalchemy.exc import ArgumentError
 
 from aether.core.errors import AetherError, OutcomeUnknown, Unavailable
 from aether.core.url import BackendURL
@@ -83,7 +84,7 @@ def address_of(url: BackendURL) -> dict[str, Any]:
         raise url.error(f"the database is missing; write {url.scheme}://user:password@host/database")
     try:
         place = sa.make_url(f"mysql+asyncmy://{url.hosts[0] if url.hosts else ''}")
-    except (sa.exc.ArgumentError, ValueError) as error:
+    except (ArgumentError, ValueError) as error:
         raise url.error("the port is a number") from error
     place = place.set(username=url.user, password=url.secret, database=url.path.strip("/"))
     options: dict[str, str] = {
