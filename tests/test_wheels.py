@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DISTRIBUTIONS = ("aether_conformance", "aether_core", "aether_memory", "aether_nats")
+DISTRIBUTIONS = ("aether_conformance", "aether_core", "aether_memory", "aether_nats", "aether_sql")
 # Without PYTHONPATH and the like, and outside of the checkout: only what is installed there can be imported.
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
 
@@ -63,6 +63,16 @@ def test_nats_runs_from_its_wheels(wheels: dict[str, Path], tmp_path: Path) -> N
     for url in ("memory://", f"nats+embedded://{tmp_path / 'data'}"):
         output = must(python, "-W", "error", ROOT / "examples" / "quickstart.py", url, cwd=tmp_path)
         assert output.splitlines()[1:] == ["  Status: shipped", "  Total: $99.99", "  Tracking: FS123456"]
+
+
+def test_sqlite_needs_nothing_but_its_wheel(wheels: dict[str, Path], tmp_path: Path) -> None:
+    python = environment(tmp_path / "environment", str(wheels["aether_core"]), str(wheels["aether_sql"]))
+
+    url = f"sqlite:///{tmp_path}/events.db"
+    output = must(python, "-W", "error", ROOT / "examples" / "quickstart.py", url, cwd=tmp_path)
+    assert output.splitlines()[1:] == ["  Status: shipped", "  Total: $99.99", "  Tracking: FS123456"]
+    done = run(python, ROOT / "examples" / "quickstart.py", "postgresql://localhost/db", cwd=tmp_path)
+    assert 'pip install "aether-sql[postgresql]"' in done.stderr
 
 
 def test_core_alone_says_what_is_missing_and_what_is_in_its_way(wheels: dict[str, Path], tmp_path: Path) -> None:

@@ -1,15 +1,19 @@
-"""Coroutines as tests, and waiting for processes."""
+"""Coroutines as tests, servers, and waiting."""
 
 import asyncio
 import inspect
+import tempfile
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 
 from aether.core.errors import BackendUnusable
-from aether.sql.servers import find_mariadb
+from aether.sql.servers import PostgresServer, find_mariadb
 
 BOUND = 60.0
 """Seconds after which a test has failed, whatever it waits for. No test depends on being faster."""
@@ -60,3 +64,43 @@ def gone(state: Callable[[int], str]) -> Callable[..., None]:
             time.sleep(0.005)
 
     return gone
+
+
+@pytest.fixture
+def until() -> Callable[..., Any]:
+    """Wait until a function answers with something true, and return that."""
+
+    async def until(look: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + BOUND
+        while not (found := look()):
+            assert time.monotonic() < deadline, "it did not happen"
+            await asyncio.sleep(0.005)
+        return found
+
+    return until
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server for all tests that do not break it."""
+    with tempfile.TemporaryDirectory(prefix="aether-postgres-") as directory:
+        server = PostgresServer(directory)
+        server.start_now()
+        try:
+            yield server
+        finally:
+            server.stop_now()
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> str:
+    """The URL of a database of the test's own."""
+    name = f"t{uuid.uuid4().hex}"
+
+    async def make() -> None:
+        connection = await asyncpg.connect(postgres.url)
+        await connection.execute(f"CREATE DATABASE {name}")
+        await connection.close()
+
+    asyncio.run(make())
+    return f"{postgres.url.rpartition('/')[0]}/{name}"

@@ -11,11 +11,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+import aether.sql
 from aether.core import Event, OutcomeUnknown, Snapshot, Unavailable, VersionConflict, open_store
 from aether.core.features import Durability
 from aether.core.scope import Scope
 from aether.core.spi import NewRecord, RevisionConflict, Write
 from aether.core.url import BackendURL
+from aether.sql.database import WrongConnection
 from aether.sql.election import SqlRegister
 from aether.sql.mysql import HOLE, Mysql
 from aether.sql.mysql_schema import durability_of
@@ -74,12 +76,6 @@ async def admin(url):
 async def administer(url, *statements):
     async with admin(url) as ask:
         return [await ask(statement) for statement in statements]
-
-
-async def until(condition):
-    while not (found := await condition()):
-        await asyncio.sleep(0)
-    return found
 
 
 def event(actor_id, version, **data):
@@ -236,15 +232,12 @@ async def test_connections_that_are_killed_are_made_again(url):
         await store.append(event("a", 1))
         for number in await connections(ask):
             await ask(f"KILL {number}")
-        await until(lambda: gone(ask))
+        while await connections(ask):
+            await asyncio.sleep(0)
         assert await again(lambda: store.version("a")) == 1
         second = event("a", 2)
         await again(lambda: store.append(second))
         assert [one.id async for one in store.read("a", after=1)] == [second.id]
-
-
-async def gone(ask):
-    return not await connections(ask)
 
 
 async def test_a_commit_whose_connection_is_killed_can_be_repeated(url):
@@ -255,7 +248,8 @@ async def test_a_commit_whose_connection_is_killed_can_be_repeated(url):
         second = event("a", 2)
         appending = asyncio.create_task(store.append(second))
         waiting = "SELECT id FROM information_schema.processlist WHERE info LIKE 'UPDATE %head%'"
-        found = await until(lambda: ask(waiting))
+        while not (found := await ask(waiting)):
+            await asyncio.sleep(0)
         await ask(f"KILL {found[0][0]}")
         with pytest.raises((Unavailable, OutcomeUnknown)):
             await appending
@@ -332,6 +326,31 @@ async def test_snapshots_and_events_are_found_by_another_scheme(url):
         await store.save_snapshot(Snapshot(actor_id="a", version=1, schema="s", state={"n": 1}))
     async with open_store(url.replace("mariadb:", "mysql:"), namespace="shop") as store:
         assert (await store.snapshot("a", schema="s")).state == {"n": 1}
+
+
+# --- An engine of one's own ---
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "mariadb"])
+async def test_an_engine_makes_the_connections(url, scheme):
+    engine = create_async_engine(url.replace("mariadb:", f"{scheme}+asyncmy:"))
+    async with aether.sql.open_store(engine, namespace="shop") as store:
+        await store.append(event("a", 1))
+        await store.append(event("a", 2))
+        assert [one.version async for one in store.read("a")] == [1, 2]
+        async with engine.begin() as connection:
+            await store.append(event("a", 3), connection=connection)
+        assert await store.version("a") == 3
+        assert engine.pool.checkedout() == 0
+    await engine.dispose()
+
+
+async def test_an_engine_that_speaks_another_character_set_is_refused(url):
+    engine = create_async_engine(url.replace("mariadb:", "mariadb+asyncmy:"), connect_args={"charset": "latin1"})
+    with pytest.raises(WrongConnection, match="utf8mb4"):
+        async with aether.sql.open_store(engine, namespace="shop"):
+            pass
+    await engine.dispose()
 
 
 # --- Durability ---

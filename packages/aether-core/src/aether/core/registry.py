@@ -21,6 +21,8 @@ from aether.core.url import BackendURL
 _KNOWN = {
     "memory": "aether-memory",
     "nats": "aether-nats",
+    "postgresql": '"aether-sql[postgresql]"',
+    "sqlite": "aether-sql",
 }
 """Where the schemes of the project's own distributions are found, for the message when they are not installed."""
 

@@ -24,7 +24,16 @@ class SqlBus(PollingBus):
 
     def __init__(self, url: BackendURL, scope: Scope) -> None:
         bell = Bell()
-        super().__init__(SqlLog(url, scope, bell), bell=bell, every=pace(url))
+        self._of_database = SqlLog(url, scope, bell)
+        super().__init__(self._of_database, bell=bell, every=pace(url))
+
+    @property
+    def opening(self) -> Opening:
+        return self._of_database.opening
+
+    @opening.setter
+    def opening(self, opening: Opening) -> None:
+        self._of_database.opening = opening
 
 
 class SqlLog:
@@ -35,13 +44,13 @@ class SqlLog:
     def __init__(self, url: BackendURL, scope: Scope, bell: Bell) -> None:
         self._bell = bell
         self._losses = 0
-        self._opening: Opening = partial(shared, url, scope)
+        self.opening: Opening = partial(shared, url, scope)
         self._stack = AsyncExitStack()
         self._database: Database
 
     async def open(self) -> None:
         async with AsyncExitStack() as stack:
-            self._database = await stack.enter_async_context(self._opening())
+            self._database = await stack.enter_async_context(self.opening())
             self._stack = stack.pop_all()
         self._losses = self._database.losses
         self._database.listen(Bells.MESSAGES, self._bell)

@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import asyncpg as dialects
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from aether.core.errors import AetherError, OutcomeUnknown, Unavailable
 from aether.core.url import BackendURL
-from aether.sql.database import Bells
+from aether.sql.database import Bells, WrongConnection
 
 Result = TypeVar("Result")
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
@@ -35,6 +36,8 @@ _CLOSE_SECONDS = 2.0
 
 # What a server says when it ends a connection, or does not know how a commit ended: that is no refusal.
 _AMBIGUOUS = ("08", "57P01", "57P02", "57P05", "40003", "XX")
+# The client's own: it is not connected, or was cut off, which may leave its protocol in the middle of something.
+_LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 _CONTENT = ("22", "54")  # the data cannot be stored: one request of a batch may be to blame
 
 
@@ -70,6 +73,20 @@ def address_of(url: BackendURL) -> dict[str, Any]:
     return arguments
 
 
+async def from_engine(engine: AsyncEngine) -> asyncpg.Connection:
+    """A connection that an engine of SQLAlchemy has made, and that its pool then forgets."""
+    dbapi: Any = engine.dialect.dbapi
+    try:
+        proxied = await engine.raw_connection()
+    except dbapi.Error as error:
+        raise ConnectionError(str(error)) from error
+    connection = proxied.driver_connection
+    if not isinstance(connection, asyncpg.Connection):
+        raise WrongConnection("engine", f"one over asyncpg is needed, not over {engine.dialect.driver}")
+    proxied.detach()
+    return connection
+
+
 def failure(what: str, error: Exception, *, writes: bool) -> AetherError:
     """The error of the interface for one of the client's, behind a call that was sent."""
     if isinstance(error, asyncpg.PostgresError):
@@ -81,7 +98,11 @@ def failure(what: str, error: Exception, *, writes: bool) -> AetherError:
 
 
 def _reason(error: Exception) -> str:
-    return "no answer within the time-out" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+    if isinstance(error, TimeoutError):
+        return "no answer within the time-out"
+    if isinstance(error, ConnectionRefusedError):
+        return "no server answers: connection refused"
+    return str(error) or type(error).__name__
 
 
 def _hint(state: str) -> str:
@@ -107,7 +128,7 @@ class Connections:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self.losses = 0
-        """How many connections have ended so far, in whatever way."""
+        """How many connections have ended so far, in whatever way, or could not be made again."""
 
     async def connect(self, what: str) -> asyncpg.Connection:
         """A new connection, whose owner gives it to `part`. Raises `Unavailable`, and `StoreIdentityChanged`."""
@@ -119,7 +140,7 @@ class Connections:
         except asyncio.CancelledError:
             self._begin(self._drop_when_there(connecting))
             raise
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (asyncpg.PostgresError, *_LOST) as error:
             state = getattr(error, "sqlstate", None) or ""
             raise Unavailable(what, reason=_reason(error), hint=_hint(state)) from error
 
@@ -152,24 +173,36 @@ class Connections:
                 await self._free.acquire()
         except TimeoutError:
             raise Unavailable(what, reason="all connections are busy") from None
+        late = asyncio.get_running_loop().time() + self._timeout / 2
         try:
-            connection = await self._take(what)
-            try:
-                return await call(connection, what, work, timeout=self._timeout, writes=writes)
-            finally:
-                if self._closed:
-                    await part(connection)
-                elif not connection.is_closed():
-                    self._idle.append(connection)
+            if not writes:
+                # A connection that was idle may have been cut off long ago; asking a second time harms nobody.
+                while (idle := self._take_idle()) is not None:
+                    try:
+                        return await self._use(idle, what, work, writes=False)
+                    except Unavailable:
+                        if not idle.is_closed() or asyncio.get_running_loop().time() > late:
+                            raise
+            connection = self._take_idle() or await self.connect(what)
+            return await self._use(connection, what, work, writes=writes)
         finally:
             self._free.release()
 
-    async def _take(self, what: str) -> asyncpg.Connection:
+    async def _use(self, connection: asyncpg.Connection, what: str, work: Work[Result], *, writes: bool) -> Result:
+        try:
+            return await call(connection, what, work, timeout=self._timeout, writes=writes)
+        finally:
+            if self._closed:
+                await part(connection)
+            elif not connection.is_closed():
+                self._idle.append(connection)
+
+    def _take_idle(self) -> asyncpg.Connection | None:
         while self._idle:
             connection = self._idle.pop()
             if not connection.is_closed():
                 return connection
-        return await self.connect(what)
+        return None
 
     def _begin(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         task = asyncio.get_running_loop().create_task(work)
@@ -209,7 +242,7 @@ async def call(
             connection.terminate()
         late = TimeoutError() if loop.time() >= deadline.when() else error
         raise failure(what, late, writes=writes) from error
-    except (asyncpg.InterfaceError, OSError) as error:
+    except _LOST as error:
         connection.terminate()
         late = TimeoutError() if loop.time() >= deadline.when() else error
         raise failure(what, late, writes=writes) from error
@@ -222,31 +255,30 @@ async def part(connection: asyncpg.Connection) -> None:
     try:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await connection.close(timeout=_CLOSE_SECONDS)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    except (asyncpg.PostgresError, *_LOST):
         connection.terminate()
 
 
 class Line:
     """One connection for the calls of one batcher, which come one after the other; made again when it is lost."""
 
-    def __init__(self, connections: Connections, timeout: float, settings: str = "") -> None:
+    def __init__(self, connections: Connections, timeout: float, prepare: Work[Any]) -> None:
         self._connections = connections
         self._timeout = timeout
-        self._settings = settings
+        self._prepare = prepare
         self._connection: asyncpg.Connection | None = None
 
     async def run(self, what: str, work: Work[Result]) -> Result:
         """Run a call that writes."""
         if self._connection is None or self._connection.is_closed():
-            self._connection = await self._connections.connect(what)
-            # Waiting for a turn ends with a refusal, not without an answer.
-            settings = f"SET lock_timeout = {max(1, int(self._timeout * 900))}; {self._settings}"
-            await self._call(what, lambda connection: connection.execute(settings), writes=False)
-        return await self._call(what, work, writes=True)
-
-    async def _call(self, what: str, work: Work[Result], *, writes: bool) -> Result:
-        assert self._connection is not None
-        return await call(self._connection, what, work, timeout=self._timeout, writes=writes)
+            connection = await self._connections.connect(what)
+            try:
+                await call(connection, what, self._prepare, timeout=self._timeout, writes=False)
+            except BaseException:
+                connection.terminate()
+                raise
+            self._connection = connection
+        return await call(self._connection, what, work, timeout=self._timeout, writes=True)
 
     async def close(self) -> None:
         """May be called twice."""
@@ -280,6 +312,8 @@ class Listener:
                 pause = _BACK_OFF[0]
             except AetherError as error:
                 _log.debug("the listener is gone: %s", error)
+                self._connections.losses += 1  # also when it could not even connect
+                self._bells.ring_all()
             await self._sleep(pause)
             pause = min(2 * pause, _BACK_OFF[1])
 

@@ -83,8 +83,10 @@ class Database(Protocol):
         """Whether bells ring at once when other processes have written."""
         ...
 
-    every: float
-    """Seconds between two looks where a bell may be silent."""
+    @property
+    def every(self) -> float:
+        """Seconds between two looks where a bell may be silent."""
+        ...
 
     async def open(self) -> None:
         """Connect, make the tables or bring them up to date, and find or make the namespace."""
@@ -135,11 +137,12 @@ def encoded(event: str | bytes) -> bytes:
 
 
 class WrongConnection(AetherError, ValueError):
-    """`connection=` is nothing that a commit can join."""
+    """A connection or an engine of the caller is nothing that can be used here."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
         self.reason = reason
-        super().__init__(f"connection=: {reason}")
+        super().__init__(f"{what}: {reason}")
 
 
 def last_positions(

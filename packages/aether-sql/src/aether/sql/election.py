@@ -20,13 +20,13 @@ class SqlRegister:
     push = False
 
     def __init__(self, url: BackendURL, scope: Scope) -> None:
-        self._opening: Opening = partial(shared, url, scope)
+        self.opening: Opening = partial(shared, url, scope)
         self._stack = AsyncExitStack()
         self._database: Database
 
     async def open(self) -> None:
         async with AsyncExitStack() as stack:
-            self._database = await stack.enter_async_context(self._opening())
+            self._database = await stack.enter_async_context(self.opening())
             self._stack = stack.pop_all()
         self.push = self._database.push
 

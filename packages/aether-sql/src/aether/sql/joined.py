@@ -9,6 +9,8 @@ from aether.core.errors import Unavailable
 from aether.sql.database import Commit, Home, Row, WrongConnection
 from aether.sql.statements import Statement, Statements
 
+_WHAT = "connection="
+
 
 class Joined:
     """An `AsyncConnection` of SQLAlchemy that is in a transaction, or the one of an `AsyncSession`.
@@ -24,11 +26,20 @@ class Joined:
 
     @classmethod
     async def of(
-        cls, transaction: object, dialect: str, statements: Statements, namespace: str, home: Home, *, lock: str = ""
+        cls,
+        transaction: object,
+        dialect: str,
+        statements: Statements,
+        namespace: str,
+        home: Home,
+        *,
+        turn: tuple[str, tuple[Any, ...]] | None = None,
+        lock: str = "",
     ) -> Joined:
-        """Join it, and lock the namespace's row if `lock` says so in SQL.
+        """Join it, and run the statement by which it takes its turn in writing, before it reads anything.
 
-        Raises `WrongConnection` if it is none, or leads to another database.
+        Where reading the namespace's row is what takes the turn, `lock` is what the query ends with.
+        Raises `WrongConnection` if it is no transaction, or leads to another database.
         """
         from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
@@ -36,15 +47,17 @@ class Joined:
             transaction = await transaction.connection()
         if not isinstance(transaction, AsyncConnection):
             wanted = "an AsyncConnection or AsyncSession of SQLAlchemy"
-            raise WrongConnection(f"{wanted} is needed, not {type(transaction).__name__}")
+            raise WrongConnection(_WHAT, f"{wanted} is needed, not {type(transaction).__name__}")
         if transaction.dialect.name.replace("mariadb", "mysql") != dialect:  # either leads to servers of both kinds
-            raise WrongConnection(f"it leads to {transaction.dialect.name}, the store is in {dialect}")
+            raise WrongConnection(_WHAT, f"it leads to {transaction.dialect.name}, the store is in {dialect}")
         if not transaction.in_transaction():
-            raise WrongConnection("it is in no transaction; use it within `async with engine.begin() as connection`")
+            raise WrongConnection(_WHAT, "it is in no transaction; begin one by `async with engine.begin()`")
         joined = cls(transaction, statements, home.ns)
+        if turn is not None:
+            await joined.rows(*turn)
         found = await joined.rows(statements.namespace.sql + lock, statements.namespace.values(name=namespace))
         if [tuple(row) for row in found] != [tuple(home)]:
-            raise WrongConnection("it leads to another database than the store's, or to other tables")
+            raise WrongConnection(_WHAT, "it leads to another database than the store's, or to other tables")
         return joined
 
     async def fetch(self, statement: Statement, **values: Any) -> Sequence[Row]:
@@ -54,7 +67,7 @@ class Joined:
     async def rows(self, sql: str, values: tuple[Any, ...]) -> Sequence[Row]:
         """Run a statement that answers with rows."""
         result = await self._run(sql, values)
-        return [tuple(row) for row in result.all()]
+        return [tuple(row) for row in result.all()] if result.returns_rows else []
 
     async def run(self, sql: str, values: tuple[Any, ...]) -> int:
         """Run a statement, and return how many rows it changed."""

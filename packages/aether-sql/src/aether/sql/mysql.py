@@ -6,7 +6,8 @@ remembered, a stale one can cause no gap, only a violation of the unique key, an
 the lock held. A batch of actors that are known is one round trip.
 
 InnoDB shows a commit to others shortly before it is on the disk, unless there is a binary log. What was seen and then
-lost in a crash must not give its position to something else, so the first commit of each connection leaves a hole.
+lost in a crash must not give its position to something else, so the first commit of each connection leaves a hole, and
+so does each that joins a transaction of the caller, of whose connection nothing is known.
 
 Nothing notifies: readers look every 20 ms. A message of the bus waits for the disk as an event does.
 """
@@ -14,9 +15,12 @@ Nothing notifies: readers look every 20 ms. A message of the bus waits for the d
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
+import asyncmy
 from asyncmy.errors import MySQLError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from aether.core.errors import StoreIdentityChanged, Unavailable, VersionConflict
 from aether.core.features import Durability
@@ -26,7 +30,17 @@ from aether.core.spi import Message
 from aether.core.url import BackendURL
 from aether.sql.database import POLL, Bells, Commit, Home, Row, last_positions
 from aether.sql.joined import Joined
-from aether.sql.mysql_connections import DUPLICATE, Connections, Line, Refused, Session, Work, address_of, number_of
+from aether.sql.mysql_connections import (
+    DUPLICATE,
+    Connections,
+    Line,
+    Refused,
+    Session,
+    Work,
+    address_of,
+    from_engine,
+    number_of,
+)
 from aether.sql.mysql_schema import DIALECT, Foundation
 from aether.sql.options import creates, tables_of
 from aether.sql.schema import Tables
@@ -52,7 +66,7 @@ class Mysql:
     durability = Durability.NONE
     home: Home
 
-    def __init__(self, url: BackendURL, scope: Scope) -> None:
+    def __init__(self, url: BackendURL, scope: Scope, engine: AsyncEngine | None = None) -> None:
         self._namespace = scope.namespace
         known = tables_of(url)
         self.statements = Statements(known, DIALECT, windowed=True)
@@ -61,7 +75,8 @@ class Mysql:
             known, self.statements, scope.namespace, creates=creates(url), timeout=scope.timeout
         )
         self._bells = Bells()
-        self._connections = Connections(address_of(url), scope.timeout, self._check)
+        connect = partial(asyncmy.connect, **address_of(url)) if engine is None else partial(from_engine, engine)
+        self._connections = Connections(connect, scope.timeout, self._check)
         self._line = Line(self._connections)
         self._message_line = Line(self._connections)
         self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of)
@@ -138,6 +153,8 @@ class Mysql:
         return answers
 
     async def _store(self, session: Session, commits: Sequence[Commit]) -> Sequence[int | Exception]:
+        if session.fresh:
+            self._versions.clear()  # it may lead to a server that took over, and has not everything
         if self._careful == 0:
             try:
                 return await self._store_at_once(session, commits)
@@ -196,22 +213,14 @@ class Mysql:
                 await session.roll_back()
             return [conflict for conflict in verdicts if conflict is not None]
         rows = _rows(sound)
-        try:
-            last = await self._commit(session, rows)
-        except BaseException:
-            self._forget(versions)
-            raise
-        self._versions.update(versions)
+        last = await self._commit(session, rows)
+        self._versions.update(versions)  # not before it is committed: too high a version would make a gap
         return last_positions(last - len(rows) + 1, commits, verdicts)
 
     async def _commit(self, session: Session, rows: Sequence[tuple[Any, ...]]) -> int:
         ns, count = self.home.ns, len(rows)
         move = self._texts.move % (count + (HOLE if session.fresh else 0), ns)
         return await _store_behind(session, move, self._texts.insert, rows, prefix=f"{ns},")
-
-    def _forget(self, actors: Collection[str]) -> None:
-        for actor in actors:
-            self._versions.pop(actor, None)
 
     # --- Slots and leases ---
 

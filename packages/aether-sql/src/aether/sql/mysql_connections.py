@@ -11,15 +11,15 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeVar
 
-import asyncmy
 import sqlalchemy as sa
 from asyncmy.errors import MySQLError
 from sqlalchemy.dialects.mysql import asyncmy as dialects
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from aether.core.errors import AetherError, OutcomeUnknown, Unavailable
 from aether.core.url import BackendURL
-from aether.sql.database import Row
+from aether.sql.database import Row, WrongConnection
 
 Result = TypeVar("Result")
 
@@ -57,7 +57,8 @@ _HINTS = {
 
 # What is stored must be what was given, whatever the server is set to, and reads must see what was committed last.
 _SETTINGS = (
-    "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', innodb_lock_wait_timeout = {seconds};"
+    "SET SESSION autocommit = 1, innodb_lock_wait_timeout = {seconds}, "
+    "sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION';"
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 )
 
@@ -94,6 +95,16 @@ def address_of(url: BackendURL) -> dict[str, Any]:
     if url.secret is not None:
         arguments["password"] = url.secret.encode()  # a text would have to be Latin-1
     return {**arguments, "charset": "utf8mb4", "autocommit": True, "program_name": "aether"}
+
+
+async def from_engine(engine: AsyncEngine) -> Any:
+    """A connection that an engine of SQLAlchemy has made, and that its pool then forgets."""
+    proxied = await engine.raw_connection()
+    connection: Any = proxied.driver_connection
+    if engine.dialect.driver != "asyncmy" or connection.character_set_name() != "utf8mb4":
+        raise WrongConnection("engine", "one over asyncmy is needed, with the character set utf8mb4")
+    proxied.detach()
+    return connection
 
 
 def number_of(error: BaseException | None) -> int:
@@ -205,8 +216,8 @@ Work = Callable[[Session], Awaitable[Result]]
 class Connections:
     """Up to eight connections to one server, each held by one call at a time."""
 
-    def __init__(self, address: dict[str, Any], timeout: float, check: Work[None]) -> None:
-        self._address = address
+    def __init__(self, connect: Callable[[], Awaitable[Any]], timeout: float, check: Work[None]) -> None:
+        self._open = connect
         self._timeout = timeout
         self._check = check
         self._idle: list[Session] = []
@@ -231,7 +242,7 @@ class Connections:
 
     async def _connect(self) -> Session:
         async with asyncio.timeout(self._timeout):
-            session = Session(await asyncmy.connect(**self._address))
+            session = Session(await self._open())
             try:
                 # Waiting for a turn ends with a refusal, not without an answer; the server counts whole seconds.
                 await session.ask(_SETTINGS.format(seconds=max(1, int(self._timeout * 0.9))))
@@ -251,25 +262,37 @@ class Connections:
                 await self._free.acquire()
         except TimeoutError:
             raise Unavailable(what, reason="all connections are busy") from None
+        late = asyncio.get_running_loop().time() + self._timeout / 2
         try:
-            session = await self._take(what)
-            try:
-                return await self.call(session, what, work, writes=writes)
-            finally:
-                if self._closed:
-                    await session.part()
-                elif not session.ended:
-                    self._idle.append(session)
+            if not writes:
+                # A connection that was idle may have been cut off long ago; asking a second time harms nobody.
+                while (idle := self._take_idle()) is not None:
+                    try:
+                        return await self._use(idle, what, work, writes=False)
+                    except Unavailable:
+                        if not idle.ended or asyncio.get_running_loop().time() > late:
+                            raise
+            session = self._take_idle() or await self.connect(what)
+            return await self._use(session, what, work, writes=writes)
         finally:
             self._free.release()
 
-    async def _take(self, what: str) -> Session:
+    async def _use(self, session: Session, what: str, work: Work[Result], *, writes: bool) -> Result:
+        try:
+            return await self.call(session, what, work, writes=writes)
+        finally:
+            if self._closed:
+                await session.part()
+            elif not session.ended:
+                self._idle.append(session)
+
+    def _take_idle(self) -> Session | None:
         while self._idle:
             session = self._idle.pop()
             if not session.ended:
                 return session
             self.losses += 1
-        return await self.connect(what)
+        return None
 
     async def call(self, session: Session, what: str, work: Work[Result], *, writes: bool) -> Result:
         """Run one call in a task that is not cancelled, and drop the connection where it did not come to its end."""

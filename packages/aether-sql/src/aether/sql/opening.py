@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
 
 from aether.core.errors import BackendUnusable
 from aether.core.scope import Scope
 from aether.core.url import BackendURL
 from aether.sql.database import EVERY, POLL, Database
+from aether.sql.wake import watches
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 Opening = Callable[[], AbstractAsyncContextManager[Database]]
 
 
-_MYSQL = ("mysql", "mariadb")
-
-
-def shared(url: BackendURL, scope: Scope) -> AbstractAsyncContextManager[Database]:
+def shared(url: BackendURL, scope: Scope, engine: AsyncEngine | None = None) -> AbstractAsyncContextManager[Database]:
     """The database of a URL: opened for the first of store, bus and register, closed behind the last one."""
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Database]:
-        database = make(url, scope)
+        database = make(url, scope, engine)
         try:
             await database.open()
             yield database
@@ -31,26 +33,27 @@ def shared(url: BackendURL, scope: Scope) -> AbstractAsyncContextManager[Databas
     return scope.share("aether-sql", opened)
 
 
-def make(url: BackendURL, scope: Scope) -> Database:
-    """The database of a URL, not open yet. Raises `InvalidURL`, and `BackendUnusable` without its client."""
+def make(url: BackendURL, scope: Scope, engine: AsyncEngine | None = None) -> Database:
+    """The database of a URL, not open yet. Raises `InvalidURL`, and `BackendUnusable` where its client is missing."""
     if url.scheme == "sqlite":
         from aether.sql.sqlite import Sqlite
 
         return Sqlite(url, scope)
-    if url.scheme in _MYSQL:
+    if url.scheme in ("mysql", "mariadb"):
         with _needs("asyncmy", extra="mysql"):
             from aether.sql.mysql import Mysql
 
-        return Mysql(url, scope)
+        return Mysql(url, scope, engine)
     with _needs("asyncpg", extra="postgresql"):
         from aether.sql.postgresql import Postgres
 
-    return Postgres(url, scope)
+    return Postgres(url, scope, engine)
 
 
 def pace(url: BackendURL) -> float:
     """Seconds between two looks of those who wait, in the database of this URL."""
-    return POLL if url.scheme in _MYSQL else EVERY
+    told = url.scheme == "postgresql" or (url.scheme == "sqlite" and watches())
+    return EVERY if told else POLL
 
 
 @contextmanager

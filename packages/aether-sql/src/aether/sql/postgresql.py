@@ -9,11 +9,14 @@ the batch is judged again with the lock held. Readers and listeners have connect
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import asyncpg as dialects
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from aether.core.errors import StoreIdentityChanged, VersionConflict
 from aether.core.event import new_id
@@ -22,7 +25,7 @@ from aether.core.kit import Batcher, Bell, plan, size_of
 from aether.core.scope import Scope
 from aether.core.spi import Message
 from aether.core.url import BackendURL
-from aether.sql.connections import Connections, Line, Listener, Refused, address_of
+from aether.sql.connections import Connections, Line, Listener, Refused, address_of, from_engine
 from aether.sql.database import EVERY, Bells, Commit, Home, Row
 from aether.sql.joined import Joined
 from aether.sql.options import creates, tables_of
@@ -34,8 +37,15 @@ LOCK = 1097162834
 
 _SCHEMA_LOCK = -1
 _MOST_KNOWN = 100_000  # actors whose version is remembered: about 20 MB
+_LONG_PLACE = 40  # characters, so that the name of a channel has fewer than 64
 _CAREFUL = 16  # batches that take the lock first behind one that lost a race: where one is, more are
 _DIALECT: sa.Dialect = dialects.dialect()  # type: ignore[no-untyped-call]
+
+# Not to_regclass(): behind a lock that was waited for it answers from a cache of before.
+_HAS_TABLE = """
+    SELECT EXISTS (
+        SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE c.relname = $1 AND (n.nspname = $2 OR $2::text IS NULL AND pg_catalog.pg_table_is_visible(c.oid)))"""
 
 
 class Postgres:
@@ -46,7 +56,7 @@ class Postgres:
     durability = Durability.NONE
     home: Home
 
-    def __init__(self, url: BackendURL, scope: Scope) -> None:
+    def __init__(self, url: BackendURL, scope: Scope, engine: AsyncEngine | None = None) -> None:
         self._creates = creates(url)
         self._namespace = scope.namespace
         self._timeout = scope.timeout
@@ -54,10 +64,10 @@ class Postgres:
         self.statements = Statements(self._tables, _DIALECT, windowed=True)
         self._texts: _Texts
         self._bells = Bells()
-        address = address_of(url)
-        self._connections = Connections(lambda: asyncpg.connect(**address), scope.timeout, self._check)
-        self._line = Line(self._connections, scope.timeout)
-        self._message_line = Line(self._connections, scope.timeout, "SET synchronous_commit = off")
+        connect = partial(asyncpg.connect, **address_of(url)) if engine is None else partial(from_engine, engine)
+        self._connections = Connections(connect, scope.timeout, self._check)
+        self._line = Line(self._connections, scope.timeout, self._prepare)
+        self._message_line = Line(self._connections, scope.timeout, self._prepare_messages)
         self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of)
         self._messages = Batcher(self._flush_messages, what="publish", timeout=scope.timeout, size=_message_size)
         self._listener: Listener | None = None
@@ -105,7 +115,7 @@ class Postgres:
 
     async def _schema_version(self, connection: asyncpg.Connection) -> int:
         settings = self._tables.name(self._tables.settings, _DIALECT)
-        if await connection.fetchval("SELECT to_regclass($1) IS NULL", settings):
+        if not await connection.fetchval(_HAS_TABLE, self._tables.settings.name, self._tables.metadata.schema):
             return 0
         found = await connection.fetchval(f"SELECT value FROM {settings} WHERE name = 'version'")
         return check_version(found) if found else 0
@@ -141,6 +151,14 @@ class Postgres:
     def losses(self) -> int:
         return self._connections.losses
 
+    async def _prepare(self, connection: asyncpg.Connection) -> None:
+        """A new connection for appends: waiting for a turn ends with a refusal, not without an answer."""
+        await connection.execute(f"SET lock_timeout = {max(1, int(self._timeout * 900))}")
+        self._versions.clear()  # it may lead to a server that took over, and has not everything
+
+    async def _prepare_messages(self, connection: asyncpg.Connection) -> None:
+        await connection.execute("SET synchronous_commit = off")
+
     # --- Calls ---
 
     async def fetch(self, what: str, statement: Statement, **values: Any) -> Sequence[Row]:
@@ -157,8 +175,8 @@ class Postgres:
     async def append(self, commit: Commit, *, transaction: object | None) -> int:
         if transaction is None:
             return await self._appends.ask(commit)
-        joined = await Joined.of(transaction, "postgresql", self.statements, self._namespace, self.home)
-        await joined.run("SELECT pg_advisory_xact_lock($1, $2)", (LOCK, self.home.ns))
+        turn = ("SELECT pg_advisory_xact_lock($1, $2)", (LOCK, self.home.ns))
+        joined = await Joined.of(transaction, "postgresql", self.statements, self._namespace, self.home, turn=turn)
         conflict = plan([commit], await joined.versions(commit))[0]
         if conflict is not None:
             raise conflict
@@ -200,7 +218,9 @@ class Postgres:
                 break
             fresh |= doubtful  # somebody else may have appended: a conflict tells the true version
             await self._recall(connection, doubtful)
-        return await self._insert(connection, commits, verdicts, versions)
+        answers = await self._insert(connection, commits, verdicts)
+        self._versions.update(versions)
+        return answers
 
     async def _store_locked(
         self, connection: asyncpg.Connection, commits: Sequence[Commit]
@@ -211,8 +231,9 @@ class Postgres:
             await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK, self.home.ns)
             await self._recall(connection, actors)
             versions = {actor: self._versions[actor] for actor in actors}
-            verdicts = plan(commits, versions)
-            return await self._insert(connection, commits, verdicts, versions)
+            answers = await self._insert(connection, commits, plan(commits, versions))
+        self._versions.update(versions)  # not before it is committed: too high a version would make a gap
+        return answers
 
     async def _recall(self, connection: asyncpg.Connection, actors: Collection[str]) -> None:
         if len(self._versions) > _MOST_KNOWN:
@@ -226,17 +247,11 @@ class Postgres:
         connection: asyncpg.Connection,
         commits: Sequence[Commit],
         verdicts: Sequence[VersionConflict | None],
-        versions: dict[str, int],
     ) -> Sequence[int | Exception]:
         sound = [commit for commit, conflict in zip(commits, verdicts, strict=True) if conflict is None]
         positions: Sequence[int] = ()
         if sound:
-            try:
-                positions = await connection.fetchval(self._texts.insert, *_columns(sound))
-            except BaseException:
-                self._forget(versions)
-                raise
-        self._versions.update(versions)
+            positions = await connection.fetchval(self._texts.insert, *_columns(sound))
         answers: list[int | Exception] = []
         end = 0
         for commit, conflict in zip(commits, verdicts, strict=True):
@@ -244,10 +259,6 @@ class Postgres:
                 end += sum(len(write.records) for write in commit)
             answers.append(conflict or positions[end - 1])
         return answers
-
-    def _forget(self, actors: Collection[str]) -> None:
-        for actor in actors:
-            self._versions.pop(actor, None)
 
     # --- Slots and leases ---
 
@@ -307,6 +318,8 @@ class _Texts:
             return known.name(table, _DIALECT)
 
         place = f"{known.metadata.schema or ''}.{known.prefix}"
+        if len(place) > _LONG_PLACE:
+            place = f"{blake2b(place.encode(), digest_size=8).hexdigest()}."
         self.channels = {
             Bells.EVENTS: f"{place}events.{ns}",
             Bells.LEASES: f"{place}leases.{ns}",

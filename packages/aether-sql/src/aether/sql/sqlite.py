@@ -12,11 +12,9 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
-
-from sqlalchemy.dialects import sqlite
 
 from aether.core.errors import OutcomeUnknown, Unavailable
 from aether.core.event import new_id
@@ -25,13 +23,14 @@ from aether.core.kit import Batcher, Bell, plan, size_of
 from aether.core.scope import Scope
 from aether.core.spi import Message
 from aether.core.url import BackendURL
-from aether.sql.database import EVERY, Bells, Commit, Home, Row, last_positions
+from aether.sql.database import EVERY, POLL, Bells, Commit, Home, Row, last_positions
 from aether.sql.joined import Joined
 from aether.sql.options import creates, tables_of
 from aether.sql.schema import VERSION, SchemaMissing, Tables, check_version, migrations, record_version
+from aether.sql.sqlite_texts import DIALECT, Texts, rows_of
 from aether.sql.statements import PAGE_BYTES, Statement, Statements
-from aether.sql.threads import DatabaseThread, FileLock
-from aether.sql.wake import FileWatch
+from aether.sql.threads import DatabaseThread, FileLock, Memory
+from aether.sql.wake import FileWatch, watches
 
 Result = TypeVar("Result")
 
@@ -39,13 +38,12 @@ _FULL = 2  # PRAGMA synchronous: from here on each commit waits for the disk
 _MOST_KNOWN = 50_000  # actors whose version is remembered: about 10 MB
 _CHUNK = 8  # rows that are fetched before their size is known
 _PAUSE = 0.005
-_DIALECT = sqlite.dialect()
+_PATIENCE = 0.4  # of the time-out, for the lock between processes, and as much again for SQLite's own
 
 
 class Sqlite:
     """A `Database` in one file."""
 
-    every = EVERY
     losses = 0
     durability = Durability.NONE
     home: Home
@@ -58,8 +56,8 @@ class Sqlite:
         self._namespace = scope.namespace
         self._timeout = scope.timeout
         self._tables = tables_of(url)
-        self.statements = Statements(self._tables, _DIALECT, windowed=False)
-        self._texts = _Texts(self._tables)
+        self.statements = Statements(self._tables, DIALECT, windowed=False)
+        self._texts = Texts(self._tables)
         self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of)
         self._messages = Batcher(self._flush_messages, what="publish", timeout=scope.timeout, size=_message_size)
         self._bells = Bells()
@@ -67,41 +65,61 @@ class Sqlite:
         self._writer = DatabaseThread("aether-sqlite-writer", lambda: self._connect(writes=True))
         self._reader = DatabaseThread("aether-sqlite-reader", lambda: self._connect(writes=False))
         self._lock: FileLock | None = None
+        self._memory: Memory | None = None
         self._head = -1
         self._versions: dict[str, int] = {}
 
     @property
     def push(self) -> bool:
-        return self._watch.works
+        return not self._path or watches()
+
+    @property
+    def every(self) -> float:
+        return EVERY if self.push else POLL
 
     # --- Life ---
 
     async def open(self) -> None:
+        if not self._path:
+            self._memory = Memory.enter(self._writer, self._bells)
+            self._writer = self._reader = self._memory.thread
+            self._bells = self._memory.shared
         await self._guard("opening the file", self._writer.start())
-        self.home, self.durability = await self._write("opening the store", self._introduce)
+        what = "opening the store"
+        found = await self._guard(what, self._writer.submit(self._find))
+        self.home = found if found is not None else await self._write(what, self._make)
+        self.durability = await self._guard(what, self._writer.submit(self._read_durability))
         await self._guard("opening the file", self._reader.start())
 
     async def close(self) -> None:
         await self._watch.close()
         await self._appends.close()
         await self._messages.close()
-        await self._reader.stop()
-        await self._writer.stop()
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            await memory.leave()
+        elif self._path:
+            await self._reader.stop()
+            await self._writer.stop()
         if self._lock is not None:
             self._lock.close()
 
     def listen(self, topic: str, bell: Bell) -> None:
         self._bells.add(topic, bell)
-        self._watch.start()
+        if self._path:
+            self._watch.start()
 
     def _connect(self, *, writes: bool) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=self._timeout, isolation_level=None)
+        place = self._path or ":memory:"
+        # What waits for a turn gives up before its caller does: then it is certain that nothing was stored.
+        patience = _PATIENCE * self._timeout
+        connection = sqlite3.connect(place, timeout=patience, isolation_level=None, check_same_thread=False)
         try:
-            if writes:
+            if writes and self._path:
                 self._lock = FileLock(Path(f"{self._path}.lock"))
                 _use_wal(connection, time.monotonic() + self._timeout)
                 connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            else:
+            elif not writes:
                 connection.execute("PRAGMA query_only = ON")
         except sqlite3.DatabaseError as error:
             connection.close()
@@ -110,33 +128,47 @@ class Sqlite:
             raise
         return connection
 
-    def _introduce(self, db: sqlite3.Connection) -> tuple[Home, Durability]:
-        """Make the tables or bring them up to date, and find or make the namespace."""
+    def _find(self, db: sqlite3.Connection) -> Home | None:
+        """The namespace, if nothing has to be made: then opening waits for no other writer."""
+        if _schema_version(db, self._tables) < VERSION:
+            return None
+        namespace = self.statements.namespace
+        row = db.execute(namespace.sql, namespace.values(name=self._namespace)).fetchone()
+        return None if row is None else Home(*row)
+
+    def _make(self, db: sqlite3.Connection) -> Home:
+        """Make the tables or bring them up to date, and make the namespace."""
         found = _schema_version(db, self._tables)
         if found < VERSION:
             if not self._creates:
                 raise SchemaMissing("sqlite", found=found)
-            for statement in (*migrations(self._tables, _DIALECT, found), record_version(self._tables, _DIALECT)):
+            for statement in (*migrations(self._tables, DIALECT, found), record_version(self._tables, DIALECT)):
                 db.execute(statement)
-        namespace = self.statements.namespace
-        row = db.execute(namespace.sql, namespace.values(name=self._namespace)).fetchone()
-        if row is None:
+        home = self._find(db)
+        if home is None:
             db.execute(self._texts.new_namespace, (self._namespace, new_id()))
-            row = db.execute(namespace.sql, namespace.values(name=self._namespace)).fetchone()
+            home = self._find(db)
+        assert home is not None
+        return home
+
+    def _read_durability(self, db: sqlite3.Connection) -> Durability:
+        if not self._path:
+            return Durability.NONE
         (level,) = db.execute("PRAGMA synchronous").fetchone()
-        return Home(*row), Durability.HOST if level >= _FULL else Durability.PROCESS
+        return Durability.HOST if level >= _FULL else Durability.PROCESS
 
     # --- Calls ---
 
-    async def _guard(self, what: str, call: Awaitable[Result]) -> Result:
-        """Translate the errors of a call that stores nothing when it fails."""
+    async def _guard(self, what: str, call: Awaitable[Result], *, writes: bool = False) -> Result:
+        """Translate the errors of a call that stores nothing when SQLite refuses it."""
         try:
-            async with asyncio.timeout(2 * self._timeout):
+            async with asyncio.timeout(self._timeout):
                 return await call
         except sqlite3.Error as error:
             raise Unavailable(what, reason=_reason(error), hint=_hint(error)) from error
         except TimeoutError as error:
-            raise Unavailable(what, reason="no turn within the time-out") from error
+            reason = "no answer within the time-out"
+            raise (OutcomeUnknown if writes else Unavailable)(what, reason=reason) from error
 
     async def fetch(self, what: str, statement: Statement, **values: Any) -> Sequence[Row]:
         row = statement.values(**values)
@@ -144,15 +176,14 @@ class Sqlite:
 
     async def _write(self, what: str, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run one transaction. What `work` raises rolls it back."""
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + _PATIENCE * self._timeout
         submitted = self._writer.submit(lambda db: self._transaction(db, what, work, deadline))
-        return await self._guard(what, submitted)
+        return await self._guard(what, submitted, writes=True)
 
     def _transaction(
         self, db: sqlite3.Connection, what: str, work: Callable[[sqlite3.Connection], Result], deadline: float
     ) -> Result:
-        assert self._lock is not None
-        with self._lock.held(deadline) as held:
+        with nullcontext(enter_result=True) if self._lock is None else self._lock.held(deadline) as held:
             if not held:
                 raise Unavailable(what, reason="another process writes, and gives no turn within the time-out")
             db.execute("BEGIN IMMEDIATE")
@@ -164,6 +195,7 @@ class Sqlite:
             try:
                 db.execute("COMMIT")
             except sqlite3.Error as error:
+                self._head = -1
                 with suppress(sqlite3.Error):
                     db.rollback()
                 raise OutcomeUnknown(what, reason=_reason(error)) from error
@@ -174,19 +206,22 @@ class Sqlite:
     async def append(self, commit: Commit, *, transaction: object | None) -> int:
         if transaction is None:
             return await self._appends.ask(commit)
-        joined = await Joined.of(transaction, "sqlite", self.statements, self._namespace, self.home)
-        # A transaction that begins with a read could not become one that writes once others have written.
-        await joined.run(self._texts.take_turn, (self.home.ns,))
+        joined = await self._join(transaction)
         versions = await joined.versions(commit)
         conflict = plan([commit], versions)[0]
         if conflict is not None:
             raise conflict
         rows = await joined.fetch(self.statements.head, ns=self.home.ns)
         first = (rows[0][0] if rows else 0) + 1
-        events = _rows(self.home.ns, first, [commit])
+        events = rows_of(self.home.ns, first, [commit])
         for row in events:
             await joined.run(self._texts.insert, row)
         return first + len(events) - 1
+
+    async def _join(self, transaction: object) -> Joined:
+        # A transaction that begins with a read cannot become one that writes once others have written.
+        turn = (self._texts.take_turn, (self.home.ns,))
+        return await Joined.of(transaction, "sqlite", self.statements, self._namespace, self.home, turn=turn)
 
     async def _flush(self, commits: Sequence[Commit]) -> Sequence[int | Exception]:
         answers = await self._write("append", lambda db: self._store(db, commits))
@@ -212,7 +247,7 @@ class Sqlite:
                     self._versions[write.actor_id] = row[0]
         verdicts = plan(commits, self._versions)
         sound = [commit for commit, conflict in zip(commits, verdicts, strict=True) if conflict is None]
-        rows = _rows(ns, head + 1, sound)
+        rows = rows_of(ns, head + 1, sound)
         db.executemany(self._texts.insert, rows)
         self._head = head + len(rows)
         return last_positions(head + 1, commits, verdicts)
@@ -224,8 +259,7 @@ class Sqlite:
     ) -> bool:
         row = statement.values(**values)
         if transaction is not None:
-            joined = await Joined.of(transaction, "sqlite", self.statements, self._namespace, self.home)
-            await joined.run(self._texts.take_turn, (self.home.ns,))
+            joined = await self._join(transaction)
             return bool(await joined.run(statement.sql, row))
 
         def changed(db: sqlite3.Connection) -> bool:
@@ -273,43 +307,6 @@ class Sqlite:
         await asyncio.shield(self._write("trim", forget))
 
 
-class _Texts:
-    """The statements that only SQLite has in this form."""
-
-    def __init__(self, known: Tables) -> None:
-        events = known.name(known.events, _DIALECT)
-        namespaces = known.name(known.namespaces, _DIALECT)
-        settings = known.name(known.settings, _DIALECT)
-        messages, claims = known.name(known.messages, _DIALECT), known.name(known.claims, _DIALECT)
-        self.head = f"SELECT coalesce(max(position), 0) FROM {events} WHERE ns = ?"
-        self.version = f"SELECT coalesce(max(version), 0) FROM {events} WHERE ns = ? AND actor_id = ?"
-        self.insert = (
-            f"INSERT INTO {events} (ns, position, actor_id, version, id, type, event) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        )
-        self.new_namespace = (
-            f"INSERT INTO {namespaces} (ns, name, identity) SELECT coalesce(max(ns), 0) + 1, ?, ? FROM {namespaces}"
-        )
-        self.take_turn = f"UPDATE {namespaces} SET head = head WHERE ns = ?"
-        self.count = (
-            f"INSERT INTO {settings} (name, value) VALUES ('published', :count) ON CONFLICT (name) "
-            "DO UPDATE SET value = CAST(value AS INTEGER) + :count RETURNING value"
-        )
-        self.message = f"INSERT INTO {messages} (position, namespace, type, actor_id, event) VALUES (?, ?, ?, ?, ?)"
-        self.claim = f"INSERT OR IGNORE INTO {claims} (position, queue) VALUES (?, ?)"
-        self.forget = tuple(f"DELETE FROM {name} WHERE position <= ?" for name in (messages, claims))
-
-
-def _rows(ns: int, first: int, commits: Sequence[Commit]) -> list[tuple[Any, ...]]:
-    """The rows of the events of these commits, at positions from `first` on."""
-    position = first - 1
-    return [
-        (ns, position := position + 1, write.actor_id, one.version, one.id, one.type, one.data.decode())
-        for commit in commits
-        for write in commit
-        for one in write.records
-    ]
-
-
 def _page(cursor: sqlite3.Cursor) -> list[Row]:
     """All rows, or those up to the one that reaches `PAGE_BYTES`, by the size of their last column."""
     rows: list[Row] = []
@@ -332,7 +329,7 @@ def _schema_version(db: sqlite3.Connection, known: Tables) -> int:
     query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
     if not db.execute(query, (known.settings.name,)).fetchone()[0]:
         return 0
-    row = db.execute(f"SELECT value FROM {known.name(known.settings, _DIALECT)} WHERE name = 'version'").fetchone()
+    row = db.execute(f"SELECT value FROM {known.name(known.settings, DIALECT)} WHERE name = 'version'").fetchone()
     return check_version(row[0]) if row else 0
 
 
@@ -368,10 +365,11 @@ def _hint(error: sqlite3.Error) -> str:
 
 
 def path_of(url: BackendURL) -> str:
-    """The file of `sqlite:///relative.db` or `sqlite:////absolute.db`. Raises `InvalidURL`."""
-    if url.hosts or url.user is not None or not url.path.strip("/"):
-        raise url.error("write sqlite:///relative/file.db or sqlite:////absolute/file.db")
-    return url.path.removeprefix("/")
+    """The file of `sqlite:///relative.db` or `sqlite:////absolute.db`; none of `sqlite://`. Raises `InvalidURL`."""
+    path = url.path.removeprefix("/")
+    if url.hosts or url.user is not None or url.variant is not None or path.endswith("/"):
+        raise url.error("write sqlite:///relative/file.db, sqlite:////absolute/file.db, or sqlite:// for memory")
+    return path
 
 
 def synchronous_of(url: BackendURL) -> str:

@@ -1,7 +1,8 @@
 """The event store in tables.
 
 **URL** `sqlite:///file.db` (relative), `sqlite:////absolute/file.db`, `sqlite://` (in memory),
-`postgresql://user:password@host/database`. Options: `prefix`, `schema`, `create`; `synchronous` for SQLite.
+`postgresql://user:password@host/database`, `mysql://` and `mariadb://` likewise. Options: `prefix`, `schema`, `create`;
+`synchronous` for SQLite.
 
 **Guarantees** All rules, and the features MULTI_ACTOR and CALLER_TRANSACTION. Durability is read from the database.
 
@@ -19,7 +20,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from aether.core.features import Durability, Feature
-from aether.core.kit import Bell, PollingTail
+from aether.core.kit import Bell, PollingTail, Questions
 from aether.core.scope import Scope
 from aether.core.spi import Page, RevisionConflict, Slot, Stored, Tail, Write
 from aether.core.url import BackendURL
@@ -37,17 +38,20 @@ class SqlStore:
     identity = ""
 
     def __init__(self, url: BackendURL, scope: Scope) -> None:
-        self._opening: Opening = partial(shared, url, scope)
+        self.opening: Opening = partial(shared, url, scope)
         self._stack = AsyncExitStack()
+        self._bell = Bell()
+        self._questions = Questions(self._bell)
         self._database: Database
 
     async def open(self) -> None:
         async with AsyncExitStack() as stack:
-            self._database = await stack.enter_async_context(self._opening())
+            self._database = await stack.enter_async_context(self.opening())
             self._stack = stack.pop_all()
         self.identity, self.durability = self._database.home.identity, self._database.durability
 
     async def close(self) -> None:
+        await self._questions.close()
         await self._stack.aclose()
 
     # --- Events ---
@@ -91,9 +95,9 @@ class SqlStore:
 
     @asynccontextmanager
     async def tail(self, *, after: int) -> AsyncIterator[Tail]:
-        bell = Bell()
-        self._database.listen(Bells.EVENTS, bell)
-        yield PollingTail(self, after=after, bell=bell, every=self._database.every)
+        self._database.listen(Bells.EVENTS, self._bell)
+        every = self._database.every
+        yield PollingTail(self, after=after, bell=self._bell, every=every, questions=self._questions)
 
     # --- Slots ---
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 try:
     import fcntl
@@ -28,8 +28,7 @@ _TURN_SECONDS = 0.0005  # between two looks at the lock: a blocking wait would h
 class DatabaseThread:
     """Runs functions over one connection, one after the other, in a daemon thread.
 
-    A caller who is cancelled or gives up disturbs nothing: what has begun ends, what has not begun is left out if it
-    is `optional`.
+    A caller who is cancelled or gives up disturbs nothing: what has begun ends, what has not begun is left out.
     """
 
     def __init__(self, name: str, connect: Callable[[], sqlite3.Connection]) -> None:
@@ -40,7 +39,9 @@ class DatabaseThread:
         self._stopped = False
 
     async def start(self) -> None:
-        """Open the connection. Raises what that raises."""
+        """Open the connection, if it is not open. Raises what that raises."""
+        if self._thread is not None:
+            return
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._thread = threading.Thread(target=self._run, args=(started,), name=self._name, daemon=True)
         self._thread.start()
@@ -148,3 +149,29 @@ class FileLock:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+
+
+class Memory:
+    """The database in memory that everybody of this process shares, for as long as somebody has it open."""
+
+    _current: ClassVar[Memory | None] = None
+
+    def __init__(self, thread: DatabaseThread, shared: Any) -> None:
+        self.thread = thread
+        self.shared = shared
+        self._users = 0
+
+    @classmethod
+    def enter(cls, thread: DatabaseThread, shared: Any) -> Memory:
+        """The one that is there, or one over this thread, which has to be started then."""
+        if cls._current is None:
+            cls._current = cls(thread, shared)
+        cls._current._users += 1
+        return cls._current
+
+    async def leave(self) -> None:
+        """The last one closes it."""
+        self._users -= 1
+        if not self._users:
+            Memory._current = None
+            await self.thread.stop()

@@ -15,7 +15,7 @@ For its tests a backend whose server is a program derives from `aether.core.kit.
 
 from aether.core.kit.batching import Batcher, plan, size_of
 from aether.core.kit.bus import BusLog, Logged, PollingBus
-from aether.core.kit.polling import Bell, Poll, PollingTail
+from aether.core.kit.polling import Bell, Poll, PollingTail, Questions
 from aether.core.kit.register import StoreRegister
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Poll",
     "PollingBus",
     "PollingTail",
+    "Questions",
     "StoreRegister",
     "plan",
     "size_of",

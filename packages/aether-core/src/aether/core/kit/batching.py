@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import nullcontext
 from typing import Generic, TypeVar
 
-from aether.core.errors import OutcomeUnknown, Unavailable, VersionConflict
+from aether.core.errors import AetherError, OutcomeUnknown, Unavailable, VersionConflict
 from aether.core.spi import Write
 
 Request = TypeVar("Request")
@@ -51,9 +51,9 @@ class Batcher(Generic[Request, Answer]):
     ) -> None:
         """`flush` answers each request with its result or its own exception.
 
-        Where it raises instead, nothing of the batch was done, unless it raises `OutcomeUnknown`. `Unavailable` and
-        `OutcomeUnknown` go to everybody; after any other exception each request is flushed alone, so that one that
-        the server cannot take fails none of the others.
+        Where it raises instead, nothing of the batch was done, unless it raises `OutcomeUnknown`. An `AetherError`
+        goes to everybody; after any other exception each request is flushed alone, so that one that the server cannot
+        take fails none of the others.
         """
         self._flush = flush
         self._what = what
@@ -135,7 +135,7 @@ class Batcher(Generic[Request, Answer]):
         answers: Sequence[Answer | Exception]
         try:
             answers = await self._flush([waiting.request for waiting in batch])
-        except (Unavailable, OutcomeUnknown) as error:
+        except AetherError as error:
             answers = [error] * len(batch)
         except Exception as error:  # noqa: BLE001  (it goes to whoever has asked)
             if len(batch) > 1:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import suppress
 from itertools import count
 from types import TracebackType
-from typing import ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from aether.core.errors import StaleRead, StoreIdentityChanged, Unavailable
@@ -104,17 +104,62 @@ class Feed(Protocol):
     async def feed(self, *, after: int, upto: int, limit: int) -> Page: ...
 
 
+class Questions:
+    """Questions that are under way, so that as many tails as have come to one place ask the server once.
+
+    Whoever asks what somebody else is asking gets that answer. It knows all that had happened when the bell rang last,
+    and may know nothing of what happened since: for a tail that is good enough, because the bell rings again.
+    """
+
+    def __init__(self, bell: Bell) -> None:
+        self._bell = bell
+        self._asked: dict[Hashable, asyncio.Task[Any]] = {}
+
+    async def ask(self, question: Hashable, ask: Callable[[], Awaitable[Found]]) -> Found:
+        """Ask, or wait for the answer to the same question."""
+        key = (self._bell.rung, question)
+        task: asyncio.Task[Found] | None = self._asked.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(_ask(question, ask))
+            self._asked[key] = task
+            task.add_done_callback(lambda done: self._answered(key, done))
+        return await asyncio.shield(task)  # whoever is cancelled takes nothing from the others
+
+    def _answered(self, key: Hashable, task: asyncio.Task[Any]) -> None:
+        del self._asked[key]
+        if not task.cancelled():
+            task.exception()  # nobody may be left to hear of it
+
+    async def close(self) -> None:
+        """Wait for the answers that are still to come."""
+        while self._asked:
+            await asyncio.wait(self._asked.values())
+
+
+async def _ask(_question: Hashable, ask: Callable[[], Awaitable[Found]]) -> Found:
+    return await ask()
+
+
 class PollingTail:
     """A `Tail` over a store's own `head` and `feed`. `StoreDriver.tail` returns it; it is its own context.
 
     It holds nothing but a position, and asks for no more than one page of the store's feed: it slows no writer, and a
-    cancelled wait loses nothing. The store rings `bell` behind each append.
+    cancelled wait loses nothing. The store rings `bell` behind each append. Tails of one store may share `questions`.
     """
 
-    def __init__(self, store: Feed, *, after: int, bell: Bell | None = None, every: float = EVERY) -> None:
+    def __init__(
+        self,
+        store: Feed,
+        *,
+        after: int,
+        bell: Bell | None = None,
+        every: float = EVERY,
+        questions: Questions | None = None,
+    ) -> None:
         self._store = store
         self._after = after
         self._end = after
+        self._ask = _ask if questions is None else questions.ask
         self._poll = Poll(bell or Bell(), every=every)
 
     async def __aenter__(self) -> Self:
@@ -133,11 +178,13 @@ class PollingTail:
 
     async def _look(self, limit: int) -> Sequence[Stored] | None:
         if self._end <= self._after:
-            head = await self._store.head()
+            # Whoever has come to this place knows that the store reaches so far: so does every answer.
+            head = await self._ask(("head", self._after), self._store.head)
             self._end = 0 if head is None else head.position
             if self._end < self._after:
                 raise StoreIdentityChanged(self._after, "it lies behind the end of the store")
             if self._end == self._after:
                 return None
-        page = await self._store.feed(after=self._after, upto=self._end, limit=limit)
+        after, upto = self._after, self._end
+        page = await self._ask((after, upto, limit), lambda: self._store.feed(after=after, upto=upto, limit=limit))
         return page.records or None

@@ -1,0 +1,50 @@
+"""The statements that only SQLite has in their form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.dialects import sqlite
+
+from aether.sql.database import Commit
+from aether.sql.schema import Tables
+
+DIALECT = sqlite.dialect()
+
+
+class Texts:
+    """Made once for each set of tables."""
+
+    def __init__(self, known: Tables) -> None:
+        events = known.name(known.events, DIALECT)
+        namespaces = known.name(known.namespaces, DIALECT)
+        settings = known.name(known.settings, DIALECT)
+        messages, claims = known.name(known.messages, DIALECT), known.name(known.claims, DIALECT)
+        self.head = f"SELECT coalesce(max(position), 0) FROM {events} WHERE ns = ?"
+        self.version = f"SELECT coalesce(max(version), 0) FROM {events} WHERE ns = ? AND actor_id = ?"
+        self.insert = (
+            f"INSERT INTO {events} (ns, position, actor_id, version, id, type, event) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        )
+        self.new_namespace = (
+            f"INSERT INTO {namespaces} (ns, name, identity) SELECT coalesce(max(ns), 0) + 1, ?, ? FROM {namespaces}"
+        )
+        self.take_turn = f"UPDATE {namespaces} SET head = head WHERE ns = ?"
+        self.count = (
+            f"INSERT INTO {settings} (name, value) VALUES ('published', :count) ON CONFLICT (name) "
+            "DO UPDATE SET value = CAST(value AS INTEGER) + :count RETURNING value"
+        )
+        self.message = f"INSERT INTO {messages} (position, namespace, type, actor_id, event) VALUES (?, ?, ?, ?, ?)"
+        self.claim = f"INSERT OR IGNORE INTO {claims} (position, queue) VALUES (?, ?)"
+        self.forget = tuple(f"DELETE FROM {name} WHERE position <= ?" for name in (messages, claims))
+
+
+def rows_of(ns: int, first: int, commits: Sequence[Commit]) -> list[tuple[Any, ...]]:
+    """The rows of the events of these commits, at positions from `first` on."""
+    position = first - 1
+    return [
+        (ns, position := position + 1, write.actor_id, one.version, one.id, one.type, one.data.decode())
+        for commit in commits
+        for write in commit
+        for one in write.records
+    ]
