@@ -99,11 +99,14 @@ def address_of(url: BackendURL) -> dict[str, Any]:
 
 async def from_engine(engine: AsyncEngine) -> Any:
     """A connection that an engine of SQLAlchemy has made, and that its pool then forgets."""
+    if engine.dialect.driver != "asyncmy":
+        raise WrongConnection("engine", f"one over asyncmy is needed, not over {engine.dialect.driver}")
     proxied = await engine.raw_connection()
     connection: Any = proxied.driver_connection
-    if engine.dialect.driver != "asyncmy" or connection.character_set_name() != "utf8mb4":
-        raise WrongConnection("engine", "one over asyncmy is needed, with the character set utf8mb4")
     proxied.detach()
+    if connection.character_set_name() != "utf8mb4":
+        await connection.ensure_closed()
+        raise WrongConnection("engine", "its connections need the character set utf8mb4")
     return connection
 
 
