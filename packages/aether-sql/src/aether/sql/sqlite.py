@@ -61,7 +61,8 @@ class Sqlite:
         self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of)
         self._messages = Batcher(self._flush_messages, what="publish", timeout=scope.timeout, size=_message_size)
         self._bells = Bells()
-        self._watch = FileWatch(Path(f"{self._path}-wal"), self._bells.ring_all)
+        self._lock_path = Path(f"{self._path}.lock")
+        self._watch = FileWatch(Path(f"{self._path}-wal"), self._lock_path, self._bells.ring_all)
         self._writer = DatabaseThread("aether-sqlite-writer", lambda: self._connect(writes=True))
         self._reader = DatabaseThread("aether-sqlite-reader", lambda: self._connect(writes=False))
         self._lock: FileLock | None = None
@@ -116,7 +117,7 @@ class Sqlite:
         connection = sqlite3.connect(place, timeout=patience, isolation_level=None, check_same_thread=False)
         try:
             if writes and self._path:
-                self._lock = FileLock(Path(f"{self._path}.lock"))
+                self._lock = FileLock(self._lock_path)
                 _use_wal(connection, time.monotonic() + self._timeout)
                 connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             elif not writes:
@@ -199,6 +200,8 @@ class Sqlite:
                 with suppress(sqlite3.Error):
                     db.rollback()
                 raise OutcomeUnknown(what, reason=_reason(error)) from error
+            if self._lock is not None:
+                self._lock.touch()
             return result
 
     # --- Events ---

@@ -144,6 +144,12 @@ class FileLock:
             else:
                 return True
 
+    def touch(self) -> None:
+        """Let those who watch it know that something was committed."""
+        if self._descriptor is not None:
+            with suppress(OSError):
+                os.utime(self._descriptor)
+
     def close(self) -> None:
         """Release it. May be called twice."""
         descriptor, self._descriptor = self._descriptor, None

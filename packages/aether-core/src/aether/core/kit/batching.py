@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from contextlib import nullcontext
 from typing import Generic, TypeVar
 
 from aether.core.errors import AetherError, OutcomeUnknown, Unavailable, VersionConflict
@@ -24,12 +23,13 @@ _ROOM = 4096  # requests that may wait; whoever comes then waits outside
 
 
 class _Waiting(Generic[Request, Answer]):
-    __slots__ = ("answer", "request", "sent", "size")
+    __slots__ = ("answer", "deadline", "request", "sent", "size")
 
-    def __init__(self, request: Request, size: int, answer: asyncio.Future[Answer]) -> None:
+    def __init__(self, request: Request, size: int, answer: asyncio.Future[Answer], deadline: float) -> None:
         self.request = request
         self.size = size
         self.answer = answer
+        self.deadline = deadline
         self.sent = False
 
 
@@ -60,6 +60,8 @@ class Batcher(Generic[Request, Answer]):
         self._timeout = timeout
         self._size = size
         self._queue: deque[_Waiting[Request, Answer]] = deque()
+        self._asked: deque[_Waiting[Request, Answer]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None  # one for all: they expire in the order in which they came
         self._room = asyncio.Semaphore(_ROOM)
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
@@ -69,38 +71,53 @@ class Batcher(Generic[Request, Answer]):
 
         Then it raises `Unavailable` if the request was not sent, `OutcomeUnknown` if it was.
         """
-        try:
-            async with asyncio.timeout(self._timeout) if self._room.locked() else nullcontext():
-                await self._room.acquire()
-        except TimeoutError:
-            raise Unavailable(self._what, reason=f"{_ROOM} calls are waiting already") from None
+        if self._room.locked():
+            await self._wait_for_room()
+        else:
+            await self._room.acquire()
         try:
             return await self._enqueue(request)
         finally:
             self._room.release()
 
+    async def _wait_for_room(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._room.acquire()
+        except TimeoutError:
+            raise Unavailable(self._what, reason=f"{_ROOM} calls are waiting already") from None
+
     async def _enqueue(self, request: Request) -> Answer:
         if self._closed:
             raise Unavailable(self._what, reason="it is closed")
         loop = asyncio.get_running_loop()
-        waiting: _Waiting[Request, Answer] = _Waiting(request, self._size(request), loop.create_future())
+        deadline = loop.time() + self._timeout
+        waiting: _Waiting[Request, Answer] = _Waiting(request, self._size(request), loop.create_future(), deadline)
         self._queue.append(waiting)
+        self._asked.append(waiting)
         if self._worker is None:
             self._worker = loop.create_task(self._work())
-        timer = loop.call_later(self._timeout, self._expire, waiting)
+        if self._alarm is None:
+            self._alarm = loop.call_at(deadline, self._expire, loop)
         try:
             return await waiting.answer
         finally:
-            timer.cancel()
+            while self._asked and self._asked[0].answer.done():
+                self._asked.popleft()
 
-    def _expire(self, waiting: _Waiting[Request, Answer]) -> None:
-        if waiting.answer.done():
-            return
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        while self._asked and (self._asked[0].answer.done() or self._asked[0].deadline <= now):
+            waiting = self._asked.popleft()
+            if not waiting.answer.done():
+                waiting.answer.set_exception(self._late(waiting))
+        self._alarm = loop.call_at(self._asked[0].deadline, self._expire, loop) if self._asked else None
+
+    def _late(self, waiting: _Waiting[Request, Answer]) -> Exception:
         reason = f"no answer within {self._timeout:g} s"
         if waiting.sent:
-            waiting.answer.set_exception(OutcomeUnknown(self._what, reason=reason))
-        else:
-            waiting.answer.set_exception(Unavailable(self._what, reason=f"not sent: {reason} to what came before"))
+            return OutcomeUnknown(self._what, reason=reason)
+        return Unavailable(self._what, reason=f"not sent: {reason} to what came before")
 
     async def close(self) -> None:
         """Let what is waiting end, with its answer or its time-out. Later requests are refused. May be called twice."""
@@ -110,6 +127,9 @@ class Batcher(Generic[Request, Answer]):
             await asyncio.wait([worker], timeout=2 * self._timeout)
             worker.cancel()
             await asyncio.wait([worker])
+        if self._alarm is not None and not self._asked:
+            self._alarm.cancel()
+            self._alarm = None
 
     # --- The worker ---
 
