@@ -34,9 +34,11 @@ class Joined:
         home: Home,
         *,
         turn: tuple[str, tuple[Any, ...]] | None = None,
+        lock: str = "",
     ) -> Joined:
         """Join it, and run the statement by which it takes its turn in writing, before it reads anything.
 
+        Where reading the namespace's row is what takes the turn, `lock` is what the query ends with.
         Raises `WrongConnection` if it is no transaction, or leads to another database.
         """
         from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -46,14 +48,14 @@ class Joined:
         if not isinstance(transaction, AsyncConnection):
             wanted = "an AsyncConnection or AsyncSession of SQLAlchemy"
             raise WrongConnection(_WHAT, f"{wanted} is needed, not {type(transaction).__name__}")
-        if transaction.dialect.name != dialect:
+        if transaction.dialect.name.replace("mariadb", "mysql") != dialect:  # either leads to servers of both kinds
             raise WrongConnection(_WHAT, f"it leads to {transaction.dialect.name}, the store is in {dialect}")
         if not transaction.in_transaction():
             raise WrongConnection(_WHAT, "it is in no transaction; begin one by `async with engine.begin()`")
         joined = cls(transaction, statements, home.ns)
         if turn is not None:
             await joined.rows(*turn)
-        found = await joined.fetch(statements.namespace, name=namespace)
+        found = await joined.rows(statements.namespace.sql + lock, statements.namespace.values(name=namespace))
         if [tuple(row) for row in found] != [tuple(home)]:
             raise WrongConnection(_WHAT, "it leads to another database than the store's, or to other tables")
         return joined

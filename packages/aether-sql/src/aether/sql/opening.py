@@ -39,6 +39,11 @@ def make(url: BackendURL, scope: Scope, engine: AsyncEngine | None = None) -> Da
         from aether.sql.sqlite import Sqlite
 
         return Sqlite(url, scope)
+    if url.scheme in ("mysql", "mariadb"):
+        with _needs("asyncmy", extra="mysql"):
+            from aether.sql.mysql import Mysql
+
+        return Mysql(url, scope, engine)
     with _needs("asyncpg", extra="postgresql"):
         from aether.sql.postgresql import Postgres
 
@@ -47,7 +52,8 @@ def make(url: BackendURL, scope: Scope, engine: AsyncEngine | None = None) -> Da
 
 def pace(url: BackendURL) -> float:
     """Seconds between two looks of those who wait, in the database of this URL."""
-    return EVERY if url.scheme == "postgresql" or watches() else POLL
+    told = url.scheme == "postgresql" or (url.scheme == "sqlite" and watches())
+    return EVERY if told else POLL
 
 
 @contextmanager

@@ -42,3 +42,5 @@ class Plugin:
 
 sqlite = Plugin("synchronous")
 postgresql = Plugin("host", "schema", "sslmode", "statement_cache_size")
+mysql = Plugin("ssl_ca", "unix_socket")
+mariadb = Plugin("ssl_ca", "unix_socket")

@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.dialects.mysql.mariadb import MariaDBDialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from aether.core.errors import AetherError
@@ -27,7 +28,7 @@ _DIALECTS: dict[str, Callable[[], sa.Dialect]] = {
     "sqlite": sqlite.dialect,
     "postgresql": postgresql.dialect,
     "mysql": mysql.dialect,
-    "mariadb": lambda: mysql.dialect(is_mariadb=True),
+    "mariadb": MariaDBDialect,
 }
 
 
@@ -121,11 +122,11 @@ class Tables:
     def _table(self, name: str, *columns: sa.Column[Any], key: int) -> sa.Table:
         for column in columns:
             column.nullable = False
-        keys = sa.PrimaryKeyConstraint(*(column.name for column in columns[:key]), name=f"{self.prefix}{name}_key")
+        keys = sa.PrimaryKeyConstraint(*(column.name for column in columns[:key]))  # MySQL has no name for it
         table = sa.Table(f"{self.prefix}{name}", self.metadata, *columns, keys)
         table.dialect_options["sqlite"]["with_rowid"] = False
-        table.dialect_options["mysql"]["engine"] = "InnoDB"
-        table.dialect_options["mariadb"]["engine"] = "InnoDB"
+        for dialect in ("mysql", "mariadb"):  # other row formats have no room for keys of this length
+            table.dialect_options[dialect].update(engine="InnoDB", row_format="DYNAMIC")
         return table
 
     def name(self, table: sa.Table, dialect: sa.Dialect) -> str:

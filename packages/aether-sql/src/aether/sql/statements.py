@@ -90,6 +90,8 @@ class Statements:
         return sa.select(events.position, events.actor_id, events.version, event)
 
     def _page(self, wanted: Iterable[sa.ColumnElement[bool]], order: sa.ColumnElement[Any]) -> Statement:
+        if self._dialect.name in ("mysql", "mariadb"):
+            return self._narrow_page(wanted, order)
         page = self._stored().where(*wanted).order_by(order).limit(_given("limit"))
         if not self._windowed:
             return self._made(page)
@@ -102,9 +104,24 @@ class Statements:
         cut = sa.select(*columns).where(inner.c.so_far < sa.literal_column(str(PAGE_BYTES)))
         return self._made(cut.order_by(key.desc() if backwards else key))
 
+    def _narrow_page(self, wanted: Iterable[sa.ColumnElement[bool]], order: sa.ColumnElement[Any]) -> Statement:
+        """A page cut where all rows that a window function is asked about are copied first: only their sizes are."""
+        events = self._known.events.c
+        size = sa.func.octet_length(events.event).label("size")
+        chosen = sa.select(events.ns, events.position, events.version, size).where(*wanted).order_by(order)
+        sizes = chosen.limit(_given("limit")).subquery("sizes")
+        backwards = isinstance(order, sa.UnaryExpression)
+        along = sizes.c.version.desc() if backwards else sizes.c.position  # an actor's versions are in this order, too
+        so_far = (sa.func.sum(sizes.c.size).over(order_by=along, rows=(None, 0)) - sizes.c.size).label("so_far")
+        cut = sa.select(sizes.c.ns, sizes.c.position, so_far).subquery("cut")
+        page = self._stored().join(cut, sa.and_(events.ns == cut.c.ns, events.position == cut.c.position))
+        page = page.where(cut.c.so_far < sa.literal_column(str(PAGE_BYTES)))
+        return self._made(page.order_by(events.position.desc() if backwards else events.position))
+
     def _raw(self, document: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         """The text of an event as it stands there: a driver may decode JSON, or text only for us to encode it again."""
-        return sa.cast(document, sa.Text if self._windowed else sa.LargeBinary).label("event")
+        text = self._windowed and self._dialect.name == "postgresql"
+        return sa.cast(document, sa.Text if text else sa.LargeBinary).label("event")
 
     def _replacing(self, table: sa.Table, key: Iterable[sa.ColumnElement[bool]]) -> sa.Update:
         changed = {"revision": table.c.revision + sa.literal_column("1"), "value": _given("value")}
@@ -118,7 +135,7 @@ class Statements:
             return sqlite.insert(table).values(row).on_conflict_do_nothing()
         if self._dialect.name == "postgresql":
             return postgresql.insert(table).values(row).on_conflict_do_nothing()
-        return sa.insert(table).values(row).prefix_with("IGNORE")
+        return sa.insert(table).values(row)  # a key that is taken is an error; IGNORE would hide other ones, too
 
 
 def _given(name: str) -> sa.BindParameter[Any]:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from aether.conformance import Faults, Harness
 from aether.core.kit.server import in_thread
-from aether.sql.servers import PostgresServer
+from aether.sql.servers import DatabaseServer, MariadbServer, PostgresServer
 
 
 class SqliteHarness(Harness):
@@ -35,20 +35,22 @@ class SqliteHarness(Harness):
             yield connection
 
 
-class PostgresHarness(Harness):
-    """A fresh server, with the settings that PostgreSQL has by default."""
+class ServerHarness(Harness):
+    """A fresh server, with the settings that it has by default."""
 
     lease = 0.5
 
-    def __init__(self) -> None:
-        self._directory = TemporaryDirectory(prefix="aether-postgres-")
-        self._server = PostgresServer(self._directory.name)
+    def __init__(self, kind: type[DatabaseServer], client: str) -> None:
+        self._directory = TemporaryDirectory(prefix="aether-sql-")
+        self._server = kind(self._directory.name)
+        self._client = client
         self._engine: AsyncEngine | None = None
 
     async def start(self) -> str:
         await self._server.start()
         self.server = self._server.version
-        self._engine = create_async_engine(self._server.url.replace("postgresql:", "postgresql+asyncpg:"))
+        scheme, _, place = self._server.url.partition(":")
+        self._engine = create_async_engine(f"{scheme}+{self._client}:{place}")
         return self._server.url
 
     async def stop(self) -> None:
@@ -74,3 +76,17 @@ class PostgresHarness(Harness):
         assert self._engine is not None
         async with self._engine.begin() as connection:
             yield connection
+
+
+class PostgresHarness(ServerHarness):
+    """PostgreSQL."""
+
+    def __init__(self) -> None:
+        super().__init__(PostgresServer, "asyncpg")
+
+
+class MariadbHarness(ServerHarness):
+    """MariaDB."""
+
+    def __init__(self) -> None:
+        super().__init__(MariadbServer, "asyncmy")
