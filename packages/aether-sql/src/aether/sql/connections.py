@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -144,14 +144,29 @@ class Connections:
 
     async def run(self, what: str, work: Work[Result], *, writes: bool = False) -> Result:
         """Lend a connection to a call, in a task that nobody cancels. Raises the errors of the interface."""
-        return await asyncio.shield(self._begin(self._lend(what, work, writes=writes)))
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._begin(self._answer(answer, what, work, writes=writes))
+        return await answer
+
+    async def _answer(self, answer: asyncio.Future[Result], what: str, work: Work[Result], *, writes: bool) -> None:
+        """What `shield` would do, one turn of the event loop earlier."""
+        try:
+            result = await self._lend(what, work, writes=writes)
+        except Exception as error:  # noqa: BLE001  (it goes to whoever has asked)
+            if not answer.done():
+                answer.set_exception(error)
+        except BaseException:
+            answer.cancel()
+            raise
+        else:
+            if not answer.done():
+                answer.set_result(result)
 
     async def _lend(self, what: str, work: Work[Result], *, writes: bool) -> Result:
-        try:
-            async with asyncio.timeout(self._timeout) if self._free.locked() else nullcontext():
-                await self._free.acquire()
-        except TimeoutError:
-            raise Unavailable(what, reason="all connections are busy") from None
+        if self._free.locked():
+            await self._wait_for_one(what)
+        else:
+            await self._free.acquire()
         try:
             connection = await self._take(what)
             try:
@@ -163,6 +178,13 @@ class Connections:
                     self._idle.append(connection)
         finally:
             self._free.release()
+
+    async def _wait_for_one(self, what: str) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._free.acquire()
+        except TimeoutError:
+            raise Unavailable(what, reason="all connections are busy") from None
 
     async def _take(self, what: str) -> asyncpg.Connection:
         while self._idle:
