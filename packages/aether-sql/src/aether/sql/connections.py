@@ -120,6 +120,7 @@ class Connections:
             self._begin(self._drop_when_there(connecting))
             raise
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            self.losses += 1  # one that breaks while it is made has no listener yet that would count it
             state = getattr(error, "sqlstate", None) or ""
             raise Unavailable(what, reason=_reason(error), hint=_hint(state)) from error
 
