@@ -16,7 +16,7 @@ async def _begun(watch: FileWatch, changes: "asyncio.Queue[None]") -> None:
 
 
 def test_a_touched_lock_is_told(tmp_path: Path) -> None:
-    """Our writers touch it behind each commit."""
+    """Our writers write to it behind each commit."""
 
     async def run() -> None:
         log, changes = tmp_path / "log", asyncio.Queue[None]()

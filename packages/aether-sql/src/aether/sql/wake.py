@@ -18,7 +18,7 @@ _LOOKS = (0.002, 0.01, 0.05, 0.25)  # seconds, one behind the other
 class FileWatch:
     """Calls a function whenever somebody has committed to a database of SQLite.
 
-    Our writers touch their lock behind each commit. Of others there is only the write to the log, and that comes
+    Our writers write to their lock behind each commit. Of others there is only the write to the log, and that comes
     before the disk is waited for: whoever looks then finds nothing, and has to look again a little later.
     """
 
@@ -48,7 +48,7 @@ class FileWatch:
         with suppress(OSError), Inotify() as notify:  # no more watches are allowed: polling has to do
             log = notify.add_watch(self._log, Mask.MODIFY)
             with suppress(OSError):  # there is no lock where the directory cannot be written to
-                notify.add_watch(self._lock, Mask.ATTRIB)
+                notify.add_watch(self._lock, Mask.MODIFY)
             self._changed()
             async for event in notify:
                 if event.watch is log:
