@@ -48,8 +48,8 @@ sides. Raw NATS is nats-py doing the same durable work without encoding, checkin
 SQLite waits for the disk with each commit (`synchronous=FULL`), PostgreSQL too (its defaults, over TCP): on all sides.
 The drivers, `sqlite3` in place and asyncpg on a held connection, write rows that were encoded before into the same
 columns and keys, as many a commit as there are appenders, and read rows without decoding them. We encode, check
-versions, hand over to a thread or a task, and decode every event. The latency to another process begins with the call
-of `append`, so it includes the commit.
+versions, hand over to a thread or a task, and decode every event. The time to another process begins when
+`append` returns there, or when it is called, which includes the commit.
 
 {machine}, Python {python}, {versions}. {when}.
 

@@ -67,13 +67,16 @@ async def append(store: EventStore, appenders: int, each: int) -> None:
         assert await store.version(actor) == each
 
 
-async def commit(store: EventStore, count: int) -> None:
-    """Append single events some milliseconds apart, each with the time at which the call began."""
+async def commit(store: EventStore, count: int) -> list[int]:
+    """Append single events some milliseconds apart, each with the time of the call; the times when they were stored."""
     actor = next(_names)
+    stored = []
     for version in range(1, count + 1):
         await asyncio.sleep(random.uniform(0.004, 0.012))
         data = {**DATA, "sent": time.monotonic_ns()}
         await store.append(Event(type="ItemAdded", actor_id=actor, version=version, data=data))
+        stored.append(time.monotonic_ns())
+    return stored
 
 
 async def replay(store: EventStore, count: int) -> tuple[int, int]:
@@ -110,8 +113,7 @@ async def _serve(task: str, url: str) -> None:
                 await append(store, *numbers)
                 print("done", flush=True)
             elif task == "commit":
-                await commit(store, *numbers)
-                print("done", flush=True)
+                print(*await commit(store, *numbers), flush=True)
             else:
                 print(*await replay(store, *numbers), flush=True)
 

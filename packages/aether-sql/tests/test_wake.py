@@ -1,4 +1,4 @@
-"""Who watches a file of SQLite learns of every commit, and not only of its beginning."""
+"""Who watches a file of SQLite learns of every commit, and not only of its beginning. Linux only."""
 
 import asyncio
 from pathlib import Path
@@ -9,21 +9,21 @@ from aether.sql.wake import FileWatch
 BOUND = 10  # seconds, where something has to happen
 
 
-async def _until_changed(watch: FileWatch, changes: "asyncio.Queue[None]") -> None:
+async def _begun(watch: FileWatch, changes: "asyncio.Queue[None]") -> None:
     watch.start()
     async with asyncio.timeout(BOUND):
         await changes.get()  # the first one tells that it has begun
 
 
 def test_a_touched_lock_is_told(tmp_path: Path) -> None:
-    """Our writers touch it behind each commit."""
+    """Our writers write to it behind each commit."""
 
     async def run() -> None:
         log, changes = tmp_path / "log", asyncio.Queue[None]()
         log.touch()
         lock = FileLock(tmp_path / "lock")
         watch = FileWatch(log, tmp_path / "lock", lambda: changes.put_nowait(None))
-        await _until_changed(watch, changes)
+        await _begun(watch, changes)
         lock.touch()
         async with asyncio.timeout(BOUND):
             await changes.get()
@@ -40,7 +40,7 @@ def test_a_write_to_the_log_is_told_again_later(tmp_path: Path) -> None:
         log, changes = tmp_path / "log", asyncio.Queue[None]()
         log.touch()
         watch = FileWatch(log, tmp_path / "missing", lambda: changes.put_nowait(None))
-        await _until_changed(watch, changes)
+        await _begun(watch, changes)
         log.write_bytes(b"frame")
         async with asyncio.timeout(BOUND):
             for _ in range(3):

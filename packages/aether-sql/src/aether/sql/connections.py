@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -141,6 +141,7 @@ class Connections:
             self._begin(self._drop_when_there(connecting))
             raise
         except (asyncpg.PostgresError, *_LOST) as error:
+            self.losses += 1  # one that breaks while it is made has no listener yet that would count it
             state = getattr(error, "sqlstate", None) or ""
             raise Unavailable(what, reason=_reason(error), hint=_hint(state)) from error
 
@@ -165,14 +166,29 @@ class Connections:
 
     async def run(self, what: str, work: Work[Result], *, writes: bool = False) -> Result:
         """Lend a connection to a call, in a task that nobody cancels. Raises the errors of the interface."""
-        return await asyncio.shield(self._begin(self._lend(what, work, writes=writes)))
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._begin(self._answer(answer, what, work, writes=writes))
+        return await answer
+
+    async def _answer(self, answer: asyncio.Future[Result], what: str, work: Work[Result], *, writes: bool) -> None:
+        """What `shield` would do, one turn of the event loop earlier."""
+        try:
+            result = await self._lend(what, work, writes=writes)
+        except Exception as error:  # noqa: BLE001  (it goes to whoever has asked)
+            if not answer.done():
+                answer.set_exception(error)
+        except BaseException:
+            answer.cancel()
+            raise
+        else:
+            if not answer.done():
+                answer.set_result(result)
 
     async def _lend(self, what: str, work: Work[Result], *, writes: bool) -> Result:
-        try:
-            async with asyncio.timeout(self._timeout) if self._free.locked() else nullcontext():
-                await self._free.acquire()
-        except TimeoutError:
-            raise Unavailable(what, reason="all connections are busy") from None
+        if self._free.locked():
+            await self._wait_for_one(what)
+        else:
+            await self._free.acquire()
         late = asyncio.get_running_loop().time() + self._timeout / 2
         try:
             if not writes:
@@ -187,6 +203,13 @@ class Connections:
             return await self._use(connection, what, work, writes=writes)
         finally:
             self._free.release()
+
+    async def _wait_for_one(self, what: str) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._free.acquire()
+        except TimeoutError:
+            raise Unavailable(what, reason="all connections are busy") from None
 
     async def _use(self, connection: asyncpg.Connection, what: str, work: Work[Result], *, writes: bool) -> Result:
         try:

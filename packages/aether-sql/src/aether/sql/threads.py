@@ -147,8 +147,9 @@ class FileLock:
     def touch(self) -> None:
         """Let those who watch it know that something was committed."""
         if self._descriptor is not None:
-            with suppress(OSError):
-                os.utime(self._descriptor)
+            with suppress(OSError):  # on a full disk there may be no room for it
+                # Setting the time of the file instead goes through the file system's journal: 40 µs.
+                os.pwrite(self._descriptor, b"\n", 0)
 
     def close(self) -> None:
         """Release it. May be called twice."""

@@ -26,7 +26,7 @@ def watches() -> bool:
 class FileWatch:
     """Calls a function whenever somebody has committed to a database of SQLite.
 
-    Our writers touch their lock behind each commit. Of others there is only the write to the log, and that comes
+    Our writers write to their lock behind each commit. Of others there is only the write to the log, and that comes
     before the disk is waited for: whoever looks then finds nothing, and has to look again a little later.
     """
 
@@ -46,7 +46,7 @@ class FileWatch:
         try:
             log = notify.add_watch(self._log, Mask.MODIFY)
             with suppress(FileNotFoundError):  # there is no lock where the directory cannot be written to
-                notify.add_watch(self._lock, Mask.ATTRIB)
+                notify.add_watch(self._lock, Mask.MODIFY)
         except OSError as error:
             notify.close()
             _log.warning("%s cannot be watched (%s): what other processes write is noticed late", self._log, error)
