@@ -1,10 +1,12 @@
-"""What the tests of the suite share: the count of what the zoo has proved, at the end of a run."""
+"""What a run says at its end: what the zoo has proved, and what was not tested because it is not installed."""
 
 from typing import Any
 
 import pytest
 
 from aether.conformance.rules import all_cases
+from aether.core.errors import BackendUnusable
+from aether.sql.servers import find_mariadb
 
 
 class _Proofs:
@@ -31,5 +33,17 @@ class _Proofs:
             )
 
 
+class _Missing:
+    """Names what no wheel brings, and this machine has not."""
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        try:
+            find_mariadb()
+        except BackendUnusable as error:
+            terminalreporter.section("not tested", red=True)
+            terminalreporter.write_line(f"MariaDB: {error}")
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.pluginmanager.register(_Proofs())
+    session.config.pluginmanager.register(_Missing())
