@@ -19,7 +19,9 @@ from aether.core.spi import SPI_VERSION, BackendInfo, BusDriver, LeaseRegister, 
 from aether.core.url import BackendURL
 
 _KNOWN = {
+    "mariadb": '"aether-sql[mysql]"',
     "memory": "aether-memory",
+    "mysql": '"aether-sql[mysql]"',
     "nats": "aether-nats",
     "postgresql": '"aether-sql[postgresql]"',
     "sqlite": "aether-sql",
