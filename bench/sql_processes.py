@@ -81,8 +81,6 @@ async def commit(store: EventStore, count: int) -> list[int]:
 
 async def replay(store: EventStore, count: int) -> tuple[int, int]:
     """Read the whole feed; bytes of memory before and at the most."""
-    async for _ in store.feed(limit=2000):
-        pass
     idle = _resident()
     most = found = 0
     async for _ in store.feed():
