@@ -177,6 +177,20 @@ async def test_a_turn_that_is_not_given_stores_nothing(postgres_url):
         await other.close()
 
 
+async def test_a_server_without_a_free_connection_says_so(tmp_path):
+    settings = {"max_connections": "4", "superuser_reserved_connections": "1"}
+    async with PostgresServer(tmp_path, settings=settings) as server:
+        await run(server.url, "CREATE ROLE program LOGIN", "GRANT ALL ON SCHEMA public TO program", "SELECT 1")
+        url = server.url.replace("//aether@", "//program@")
+        async with open_store(url, timeout=1) as one, open_store(url, timeout=1) as two:
+            await one.append(event(1))  # a second connection of the first store, and the last that is there
+            with pytest.raises(Unavailable, match="connection"):
+                await two.append(event(2))
+            assert await two.version("a") == 1
+        async with open_store(url) as store:
+            await store.append(event(2))
+
+
 async def test_hot_actors_starve_nobody(postgres_url):
     """Two stores that know nothing of each other append to the same two actors: batches lose races, and recover."""
     async with open_store(postgres_url) as one, open_store(postgres_url) as other:
