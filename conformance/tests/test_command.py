@@ -56,7 +56,7 @@ def test_keyword(keyword: str, cases: set[str], tmp_path: Path, capfd: pytest.Ca
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["nothing"], "no installed backend has a harness named 'nothing' (there are: memory, nats"),
+        (["nothing"], "no installed backend has a harness named 'nothing' (there are: mariadb, memory, nats"),
         (["no.such.module:Harness"], "cannot be loaded"),
         (["aether.core:Event"], "not a class derived from"),
         (["nowhere://"], "no installed backend answers nowhere://"),
