@@ -27,7 +27,7 @@ demo: setup  ## watch event sourcing on a real NATS server, about 10 seconds
 	@$(BIN)/python examples/demo.py
 
 test: lint types  ## everything that must pass: lints, types, unit tests, conformance, README, wheels
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3  # on two cores: what waits for a server leaves one of them free
 
 lint: setup  ## ruff, and the rules that ruff does not know
 	$(BIN)/ruff check .
