@@ -180,7 +180,7 @@ class Postgres:
         conflict = plan([commit], await joined.versions(commit))[0]
         if conflict is not None:
             raise conflict
-        rows = await joined.rows(self._texts.insert, _columns([commit]))
+        rows = await joined.rows(self._texts.insert, _columns(_rows([commit])))
         positions: list[int] = rows[0][0]
         return positions[-1]
 
@@ -251,7 +251,11 @@ class Postgres:
         sound = [commit for commit, conflict in zip(commits, verdicts, strict=True) if conflict is None]
         positions: Sequence[int] = ()
         if sound:
-            positions = await connection.fetchval(self._texts.insert, *_columns(sound))
+            rows = _rows(sound)
+            if len(rows) == 1:
+                positions = [await connection.fetchval(self._texts.insert_one, *rows[0])]
+            else:
+                positions = await connection.fetchval(self._texts.insert, *_columns(rows))
         answers: list[int | Exception] = []
         end = 0
         for commit, conflict in zip(commits, verdicts, strict=True):
@@ -330,6 +334,12 @@ class _Texts:
             f"SELECT actor_id, max(version) FROM {name(known.events)} "
             "WHERE ns = $1 AND actor_id = ANY ($2::text[]) GROUP BY actor_id"
         )
+        # A statement of its own for one event, without arrays: they cost as much as all the rest of it.
+        self.insert_one = f"""
+            INSERT INTO {name(known.events)} (ns, position, actor_id, version, id, type, event)
+            SELECT {ns}, nextval('{sequence}'), $1::text, $2::bigint, $3::text, $4::text, $5::json
+            FROM (SELECT pg_advisory_xact_lock({LOCK}, {ns}) OFFSET 0) AS turn
+            RETURNING position, pg_notify('{self.channels[Bells.EVENTS]}', '')"""
         # The lock is the outer side of the join, so it is held before the first position is drawn.
         self.insert = f"""
             WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({LOCK}, {ns})),
@@ -363,14 +373,17 @@ class _Texts:
         )
 
 
-def _columns(commits: Sequence[Commit]) -> tuple[list[Any], ...]:
-    """The events of commits, one list per column."""
-    rows = [
+def _rows(commits: Sequence[Commit]) -> list[tuple[str, int, str, str, str]]:
+    """What stands behind the position, of each event."""
+    return [
         (write.actor_id, one.version, one.id, one.type, one.data.decode())
         for commit in commits
         for write in commit
         for one in write.records
     ]
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> tuple[list[Any], ...]:
     return tuple(map(list, zip(*rows, strict=True)))
 
 

@@ -11,15 +11,15 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aether.core.errors import OutcomeUnknown, Unavailable
 from aether.core.event import new_id
 from aether.core.features import Durability
-from aether.core.kit import Batcher, Bell, plan, size_of
+from aether.core.kit import Batcher, Bell, Deadlines, plan, size_of
 from aether.core.scope import Scope
 from aether.core.spi import Message
 from aether.core.url import BackendURL
@@ -60,6 +60,7 @@ class Sqlite:
         self._texts = Texts(self._tables)
         self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of)
         self._messages = Batcher(self._flush_messages, what="publish", timeout=scope.timeout, size=_message_size)
+        self._deadlines = Deadlines(scope.timeout)
         self._bells = Bells()
         self._lock_path = Path(f"{self._path}.lock")
         self._watch = FileWatch(Path(f"{self._path}-wal"), self._lock_path, self._bells.ring_all)
@@ -85,12 +86,22 @@ class Sqlite:
             self._memory = Memory.enter(self._writer, self._bells)
             self._writer = self._reader = self._memory.thread
             self._bells = self._memory.shared
-        await self._guard("opening the file", self._writer.start())
+        await self._start(self._writer)
         what = "opening the store"
-        found = await self._guard(what, self._writer.submit(self._find))
+        found = await self._ask(what, self._writer, self._find)
         self.home = found if found is not None else await self._write(what, self._make)
-        self.durability = await self._guard(what, self._writer.submit(self._read_durability))
-        await self._guard("opening the file", self._reader.start())
+        self.durability = await self._ask(what, self._writer, self._read_durability)
+        await self._start(self._reader)
+
+    async def _start(self, thread: DatabaseThread) -> None:
+        what = "opening the file"
+        try:
+            async with asyncio.timeout(self._timeout):
+                await thread.start()
+        except sqlite3.Error as error:
+            raise Unavailable(what, reason=_reason(error), hint=_hint(error)) from error
+        except TimeoutError as error:
+            raise Unavailable(what, reason="no answer within the time-out") from error
 
     async def close(self) -> None:
         await self._watch.close()
@@ -104,6 +115,7 @@ class Sqlite:
             await self._writer.stop()
         if self._lock is not None:
             self._lock.close()
+        self._deadlines.close()
 
     def listen(self, topic: str, bell: Bell) -> None:
         self._bells.add(topic, bell)
@@ -160,49 +172,61 @@ class Sqlite:
 
     # --- Calls ---
 
-    async def _guard(self, what: str, call: Awaitable[Result], *, writes: bool = False) -> Result:
-        """Translate the errors of a call that stores nothing when SQLite refuses it."""
+    async def _ask(
+        self, what: str, thread: DatabaseThread, work: Callable[[sqlite3.Connection], Result], *, writes: bool = False
+    ) -> Result:
+        """Run a function in a thread. It stores nothing when SQLite refuses it."""
+        answer = thread.submit(work)
+        self._deadlines.watch(answer, TimeoutError)
         try:
-            async with asyncio.timeout(self._timeout):
-                return await call
+            return await answer
         except sqlite3.Error as error:
             raise Unavailable(what, reason=_reason(error), hint=_hint(error)) from error
         except TimeoutError as error:
             reason = "no answer within the time-out"
             raise (OutcomeUnknown if writes else Unavailable)(what, reason=reason) from error
+        finally:
+            self._deadlines.tidy()
 
     async def fetch(self, what: str, statement: Statement, **values: Any) -> Sequence[Row]:
         row = statement.values(**values)
-        return await self._guard(what, self._reader.submit(lambda db: _page(db.execute(statement.sql, row))))
+        return await self._ask(what, self._reader, lambda db: _page(db.execute(statement.sql, row)))
 
     async def _write(self, what: str, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run one transaction. What `work` raises rolls it back."""
         deadline = time.monotonic() + _PATIENCE * self._timeout
-        submitted = self._writer.submit(lambda db: self._transaction(db, what, work, deadline))
-        return await self._guard(what, submitted, writes=True)
+        return await self._ask(what, self._writer, lambda db: self._transaction(db, what, work, deadline), writes=True)
 
     def _transaction(
         self, db: sqlite3.Connection, what: str, work: Callable[[sqlite3.Connection], Result], deadline: float
     ) -> Result:
-        with nullcontext(enter_result=True) if self._lock is None else self._lock.held(deadline) as held:
-            if not held:
-                raise Unavailable(what, reason="another process writes, and gives no turn within the time-out")
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                result = work(db)
-            except BaseException:
-                db.rollback()
-                raise
-            try:
-                db.execute("COMMIT")
-            except sqlite3.Error as error:
-                self._head = -1
-                with suppress(sqlite3.Error):
-                    db.rollback()
-                raise OutcomeUnknown(what, reason=_reason(error)) from error
-            if self._lock is not None:
-                self._lock.touch()
+        lock = self._lock
+        if lock is None:
+            return self._commit(db, what, work)
+        if not lock.take(deadline):
+            raise Unavailable(what, reason="another process writes, and gives no turn within the time-out")
+        try:
+            result = self._commit(db, what, work)
+            lock.touch()
             return result
+        finally:
+            lock.release()
+
+    def _commit(self, db: sqlite3.Connection, what: str, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            result = work(db)
+        except BaseException:
+            db.rollback()
+            raise
+        try:
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._head = -1
+            with suppress(sqlite3.Error):
+                db.rollback()
+            raise OutcomeUnknown(what, reason=_reason(error)) from error
+        return result
 
     # --- Events ---
 
@@ -317,6 +341,8 @@ def _page(cursor: sqlite3.Cursor) -> list[Row]:
     chunk = _CHUNK
     while part := cursor.fetchmany(chunk):
         rows += part
+        if len(part) < chunk:
+            break
         if not isinstance(part[-1][-1], bytes):
             chunk = 512
             continue

@@ -7,8 +7,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -76,7 +76,7 @@ class DatabaseThread:
         try:
             while (job := self._jobs.get()) is not None:
                 work, future = job
-                if future.cancelled():
+                if future.done():  # cancelled, or given up
                     continue
                 _answer(future, partial(work, connection))
                 del job, work, future  # or the last question would live until the next one
@@ -119,22 +119,9 @@ class FileLock:
             with suppress(OSError):  # a directory that cannot be written to: then there is no lock, and no writer
                 self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
-    @contextmanager
-    def held(self, deadline: float) -> Iterator[bool]:
-        """Hold the lock in the block; the answer is False when there was no turn until the deadline."""
-        if self._descriptor is None:
-            yield True
-            return
-        held = self._take(deadline)
-        try:
-            yield held
-        finally:
-            if held:
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-
-    def _take(self, deadline: float) -> bool:
-        assert self._descriptor is not None
-        while True:
+    def take(self, deadline: float) -> bool:
+        """Wait for the lock; False when there was no turn until the deadline."""
+        while self._descriptor is not None:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -142,7 +129,13 @@ class FileLock:
                     return False
                 time.sleep(_TURN_SECONDS)
             else:
-                return True
+                break
+        return True
+
+    def release(self) -> None:
+        """Let the next one have it."""
+        if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def touch(self) -> None:
         """Let those who watch it know that something was committed."""

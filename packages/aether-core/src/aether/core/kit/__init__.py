@@ -15,6 +15,7 @@ For its tests a backend whose server is a program derives from `aether.core.kit.
 
 from aether.core.kit.batching import Batcher, plan, size_of
 from aether.core.kit.bus import BusLog, Logged, PollingBus
+from aether.core.kit.deadlines import Deadlines
 from aether.core.kit.polling import Bell, Poll, PollingTail, Questions
 from aether.core.kit.register import StoreRegister
 
@@ -22,6 +23,7 @@ __all__ = [
     "Batcher",
     "Bell",
     "BusLog",
+    "Deadlines",
     "Logged",
     "Poll",
     "PollingBus",

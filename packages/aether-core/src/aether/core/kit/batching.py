@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from aether.core.errors import AetherError, OutcomeUnknown, Unavailable, VersionConflict
+from aether.core.kit.deadlines import Deadlines
 from aether.core.spi import Write
 
 Request = TypeVar("Request")
@@ -23,13 +25,12 @@ _ROOM = 4096  # requests that may wait; whoever comes then waits outside
 
 
 class _Waiting(Generic[Request, Answer]):
-    __slots__ = ("answer", "deadline", "request", "sent", "size")
+    __slots__ = ("answer", "request", "sent", "size")
 
-    def __init__(self, request: Request, size: int, answer: asyncio.Future[Answer], deadline: float) -> None:
+    def __init__(self, request: Request, size: int, answer: asyncio.Future[Answer]) -> None:
         self.request = request
         self.size = size
         self.answer = answer
-        self.deadline = deadline
         self.sent = False
 
 
@@ -60,9 +61,8 @@ class Batcher(Generic[Request, Answer]):
         self._timeout = timeout
         self._size = size
         self._queue: deque[_Waiting[Request, Answer]] = deque()
-        self._asked: deque[_Waiting[Request, Answer]] = deque()
-        self._alarm: asyncio.TimerHandle | None = None  # one for all: they expire in the order in which they came
-        self._room = asyncio.Semaphore(_ROOM)
+        self._deadlines = Deadlines(timeout)
+        self._room = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -71,47 +71,29 @@ class Batcher(Generic[Request, Answer]):
 
         Then it raises `Unavailable` if the request was not sent, `OutcomeUnknown` if it was.
         """
-        if self._room.locked():
+        if len(self._queue) >= _ROOM:
             await self._wait_for_room()
-        else:
-            await self._room.acquire()
+        if self._closed:
+            raise Unavailable(self._what, reason="it is closed")
+        loop = asyncio.get_running_loop()
+        waiting: _Waiting[Request, Answer] = _Waiting(request, self._size(request), loop.create_future())
+        self._queue.append(waiting)
+        if self._worker is None:
+            self._worker = loop.create_task(self._work())
+        self._deadlines.watch(waiting.answer, partial(self._late, waiting))
         try:
-            return await self._enqueue(request)
+            return await waiting.answer
         finally:
-            self._room.release()
+            self._deadlines.tidy()
 
     async def _wait_for_room(self) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                await self._room.acquire()
+                while len(self._queue) >= _ROOM:
+                    self._room.clear()
+                    await self._room.wait()
         except TimeoutError:
             raise Unavailable(self._what, reason=f"{_ROOM} calls are waiting already") from None
-
-    async def _enqueue(self, request: Request) -> Answer:
-        if self._closed:
-            raise Unavailable(self._what, reason="it is closed")
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout
-        waiting: _Waiting[Request, Answer] = _Waiting(request, self._size(request), loop.create_future(), deadline)
-        self._queue.append(waiting)
-        self._asked.append(waiting)
-        if self._worker is None:
-            self._worker = loop.create_task(self._work())
-        if self._alarm is None:
-            self._alarm = loop.call_at(deadline, self._expire, loop)
-        try:
-            return await waiting.answer
-        finally:
-            while self._asked and self._asked[0].answer.done():
-                self._asked.popleft()
-
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        while self._asked and (self._asked[0].answer.done() or self._asked[0].deadline <= now):
-            waiting = self._asked.popleft()
-            if not waiting.answer.done():
-                waiting.answer.set_exception(self._late(waiting))
-        self._alarm = loop.call_at(self._asked[0].deadline, self._expire, loop) if self._asked else None
 
     def _late(self, waiting: _Waiting[Request, Answer]) -> Exception:
         reason = f"no answer within {self._timeout:g} s"
@@ -127,15 +109,19 @@ class Batcher(Generic[Request, Answer]):
             await asyncio.wait([worker], timeout=2 * self._timeout)
             worker.cancel()
             await asyncio.wait([worker])
-        if self._alarm is not None and not self._asked:
-            self._alarm.cancel()
-            self._alarm = None
+        self._deadlines.close()
 
     # --- The worker ---
 
     async def _work(self) -> None:
         try:
-            while batch := self._take():
+            while True:
+                batch = self._take()
+                if not batch:
+                    await asyncio.sleep(0)  # one turn: whoever was just answered may have a next request already
+                    batch = self._take()
+                    if not batch:
+                        return
                 await self._send(batch)
         finally:
             self._worker = None
@@ -149,6 +135,7 @@ class Batcher(Generic[Request, Answer]):
                 waiting.sent = True
                 size += waiting.size
                 batch.append(waiting)
+        self._room.set()
         return batch
 
     async def _send(self, batch: Sequence[_Waiting[Request, Answer]]) -> None:
@@ -193,4 +180,6 @@ def _judge(commit: Sequence[Write], versions: MutableMapping[str, int]) -> Versi
 
 def size_of(commit: Sequence[Write]) -> int:
     """The bytes of a commit's events."""
+    if len(commit) == 1 and len(commit[0].records) == 1:
+        return len(commit[0].records[0].data)
     return sum(len(record.data) for write in commit for record in write.records)
