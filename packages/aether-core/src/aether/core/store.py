@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from aether.core import _slots
+from aether.core._ahead import Ahead
 from aether.core._commit import commit, plan_commit
 from aether.core.encoding import decode_event
 from aether.core.errors import CorruptEvent, FeatureMissing, InvalidSnapshot, StaleRead, StoreIdentityChanged
@@ -16,7 +17,7 @@ from aether.core.features import Durability, Feature, Limits
 from aether.core.filters import EventFilter, check_count
 from aether.core.names import check_name
 from aether.core.scope import DEFAULT_TIMEOUT
-from aether.core.spi import Stored, StoreDriver
+from aether.core.spi import Page, Stored, StoreDriver
 from aether.core.subscription import Subscription
 
 _FIRST_PAGE, _LARGEST_PAGE = 500, 8000  # events; pages of the feed double, a driver may always return less
@@ -48,6 +49,7 @@ class EventStore(Facade[StoreDriver]):
         self._require = frozenset(require)
         self._require_durability = require_durability
         self._subscriptions: set[Subscription] = set()
+        self._ahead: set[asyncio.Task[Page]] = set()
 
     async def _opened(self) -> None:
         if missing := self._require - self._driver.features:
@@ -63,6 +65,10 @@ class EventStore(Facade[StoreDriver]):
 
     async def _closed(self) -> None:
         await leave_all(self._subscriptions)
+        for task in self._ahead:
+            task.cancel()
+        if self._ahead:
+            await asyncio.wait(self._ahead)
 
     # --- What it is ---
 
@@ -147,23 +153,33 @@ class EventStore(Facade[StoreDriver]):
     ) -> AsyncIterator[Event]:
         if min_version:
             await self.version(actor_id, min_version=min_version)
+        if limit == 0 or (upto is not None and upto <= after):
+            return
         step = -1 if reverse else 1
         expected = None if reverse else after + step
-        while (limit is None or limit > 0) and (upto is None or upto > after):
+        ahead = Ahead(self)
+        try:
             page = await self._live().read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
-            for stored in page.records:
-                if expected is not None and stored.version != expected:
-                    raise CorruptEvent(actor_id, expected, stored.position, f"version {stored.version} stands there")
-                expected = stored.version + step
-                yield decode_event(stored)
-            if not (page.more and page.records):
-                return
-            if limit is not None:
-                limit -= len(page.records)
-            if reverse:
-                upto = page.records[-1].version - 1
-            else:
-                after = page.records[-1].version
+            while page.records:
+                last = page.records[-1].version
+                if limit is not None:
+                    limit -= len(page.records)
+                after, upto = (after, last - 1) if reverse else (last, upto)
+                more = page.more and limit != 0 and (upto is None or upto > after)
+                if more:
+                    question = self._live().read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
+                    await ahead.begin(question)
+                for stored in page.records:
+                    if expected is not None and stored.version != expected:
+                        found = f"version {stored.version} stands there"
+                        raise CorruptEvent(actor_id, expected, stored.position, found)
+                    expected = stored.version + step
+                    yield decode_event(stored)
+                if not more:
+                    return
+                page = await ahead.page()
+        finally:
+            ahead.leave()
 
     async def version(self, actor_id: str, *, min_version: int = 0) -> int:
         """The actor's latest version, 0 if it is unknown.
@@ -215,20 +231,30 @@ class EventStore(Facade[StoreDriver]):
         identity = self.identity
         left = limit
         size = _FIRST_PAGE
-        while order < end:
+        if order >= end:
+            return
+        ahead = Ahead(self)
+        try:
             page = await self._live().feed(after=order, upto=end, limit=size)
-            for stored in page.records:
-                event = wanted.decode(stored)
-                if event is not None:
-                    yield Position.at(identity, stored.position, event.id), event
-                    if left is not None:
-                        left -= 1
-                        if left == 0:
-                            return
-            if not (page.more and page.records):
-                return
-            order = page.records[-1].position
-            size = min(2 * size, _LARGEST_PAGE)
+            while page.records:
+                order = page.records[-1].position
+                more = page.more and order < end
+                if more:
+                    size = min(2 * size, _LARGEST_PAGE)
+                    await ahead.begin(self._live().feed(after=order, upto=end, limit=size))
+                for stored in page.records:
+                    event = wanted.decode(stored)
+                    if event is not None:
+                        yield Position.at(identity, stored.position, event.id), event
+                        if left is not None:
+                            left -= 1
+                            if left == 0:
+                                return
+                if not more:
+                    return
+                page = await ahead.page()
+        finally:
+            ahead.leave()
 
     async def _end(self, min_position: Position) -> int:
         if min_position.order and min_position.store != self.identity:

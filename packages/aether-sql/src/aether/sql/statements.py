@@ -17,6 +17,8 @@ PAGE_BYTES = 4 << 20
 """A page ends with the event that reaches this size."""
 
 PAGE_EVENTS = 1000
+READ_EVENTS = 250
+"""Of one actor, in a page: the next one is on its way while they are decoded."""
 
 
 class Statement:

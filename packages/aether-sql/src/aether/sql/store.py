@@ -26,7 +26,7 @@ from aether.core.spi import Page, RevisionConflict, Slot, Stored, Tail, Write
 from aether.core.url import BackendURL
 from aether.sql.database import LAST, LIMITS, Bells, Database, Row, encoded
 from aether.sql.opening import Opening, shared
-from aether.sql.statements import PAGE_BYTES, PAGE_EVENTS, Statement
+from aether.sql.statements import PAGE_BYTES, PAGE_EVENTS, READ_EVENTS, Statement
 
 
 class SqlStore:
@@ -64,17 +64,17 @@ class SqlStore:
         return await self._page(
             f"read of {actor_id!r}",
             statements.read_back if reverse else statements.read,
-            limit,
+            READ_EVENTS if limit is None else min(limit, READ_EVENTS),
             actor_id=actor_id,
             after=after,
             upto=LAST if upto is None else upto,
         )
 
     async def feed(self, *, after: int, upto: int, limit: int) -> Page:
-        return await self._page("feed", self._database.statements.feed, limit, after=after, upto=upto)
+        size = min(limit, PAGE_EVENTS)
+        return await self._page("feed", self._database.statements.feed, size, after=after, upto=upto)
 
-    async def _page(self, what: str, statement: Statement, limit: int | None, **values: object) -> Page:
-        size = PAGE_EVENTS if limit is None else min(limit, PAGE_EVENTS)
+    async def _page(self, what: str, statement: Statement, size: int, **values: object) -> Page:
         rows = await self._fetch(what, statement, limit=size, **values)
         records = _stored(rows)
         return Page(records, len(records) == size or sum(len(one.data) for one in records) >= PAGE_BYTES)
