@@ -131,11 +131,6 @@ class Database(Protocol):
         ...
 
 
-def encoded(event: str | bytes) -> bytes:
-    """The bytes of an event, whichever way the driver gives text."""
-    return event if isinstance(event, bytes) else event.encode()
-
-
 class WrongConnection(AetherError, ValueError):
     """A connection or an engine of the caller is nothing that can be used here."""
 

@@ -137,7 +137,8 @@ class Postgres:
         return Home(*made)
 
     async def _check(self, connection: asyncpg.Connection) -> None:
-        """Make sure that a new connection leads to the store that was opened."""
+        """Make sure that a new connection leads to the store that was opened; events come from it as bytes."""
+        await connection.set_type_codec("json", schema="pg_catalog", encoder=str.encode, decoder=bytes, format="binary")
         if not hasattr(self, "home"):
             return
         try:

@@ -121,9 +121,10 @@ class Statements:
         return self._made(page.order_by(events.position.desc() if backwards else events.position))
 
     def _raw(self, document: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-        """The text of an event as it stands there: a driver may decode JSON, or text only for us to encode it again."""
-        text = self._windowed and self._dialect.name == "postgresql"
-        return sa.cast(document, sa.Text if text else sa.LargeBinary).label("event")
+        """The bytes of an event as they stand there: a driver would decode JSON, or text only for us to encode it."""
+        if self._dialect.name == "postgresql":
+            return sa.type_coerce(document, sa.LargeBinary).label("event")
+        return sa.cast(document, sa.LargeBinary).label("event")
 
     def _replacing(self, table: sa.Table, key: Iterable[sa.ColumnElement[bool]]) -> sa.Update:
         changed = {"revision": table.c.revision + sa.literal_column("1"), "value": _given("value")}

@@ -24,7 +24,7 @@ from aether.core.kit import Bell, PollingTail, Questions
 from aether.core.scope import Scope
 from aether.core.spi import Page, RevisionConflict, Slot, Stored, Tail, Write
 from aether.core.url import BackendURL
-from aether.sql.database import LAST, LIMITS, Bells, Database, Row, encoded
+from aether.sql.database import LAST, LIMITS, Bells, Database, Row
 from aether.sql.opening import Opening, shared
 from aether.sql.statements import PAGE_BYTES, PAGE_EVENTS, READ_EVENTS, Statement
 
@@ -129,4 +129,4 @@ class SqlStore:
 
 
 def _stored(rows: Iterable[Row]) -> list[Stored]:
-    return [Stored(position, actor_id, version, encoded(event)) for position, actor_id, version, event in rows]
+    return [Stored(*row) for row in rows]
