@@ -166,10 +166,11 @@ class EventStore(Facade[StoreDriver]):
                     limit -= len(page.records)
                 after, upto = (after, last - 1) if reverse else (last, upto)
                 more = page.more and limit != 0 and (upto is None or upto > after)
-                if more:
-                    question = self._live().read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
-                    await ahead.begin(question)
-                for stored in page.records:
+                half = len(page.records) // 2  # who leaves early has asked for nothing in vain
+                for place, stored in enumerate(page.records):
+                    if place == half and more:
+                        question = self._live().read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
+                        await ahead.begin(question)
                     if expected is not None and stored.version != expected:
                         found = f"version {stored.version} stands there"
                         raise CorruptEvent(actor_id, expected, stored.position, found)
@@ -239,10 +240,11 @@ class EventStore(Facade[StoreDriver]):
             while page.records:
                 order = page.records[-1].position
                 more = page.more and order < end
-                if more:
-                    size = min(2 * size, _LARGEST_PAGE)
-                    await ahead.begin(self._live().feed(after=order, upto=end, limit=size))
-                for stored in page.records:
+                half = len(page.records) // 2
+                size = min(2 * size, _LARGEST_PAGE)
+                for place, stored in enumerate(page.records):
+                    if place == half and more:
+                        await ahead.begin(self._live().feed(after=order, upto=end, limit=size))
                     event = wanted.decode(stored)
                     if event is not None:
                         yield Position.at(identity, stored.position, event.id), event
