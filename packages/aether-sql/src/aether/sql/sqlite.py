@@ -173,7 +173,8 @@ class Sqlite:
 
     async def fetch(self, what: str, statement: Statement, **values: Any) -> Sequence[Row]:
         row = statement.values(**values)
-        return await self._guard(what, self._reader.submit(lambda db: _page(db.execute(statement.sql, row))))
+        rows = _page if "limit" in values else sqlite3.Cursor.fetchall
+        return await self._guard(what, self._reader.submit(lambda db: rows(db.execute(statement.sql, row))))
 
     async def _write(self, what: str, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run one transaction. What `work` raises rolls it back."""
