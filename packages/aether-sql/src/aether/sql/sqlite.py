@@ -9,6 +9,7 @@ the database.
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -369,11 +370,15 @@ def _hint(error: sqlite3.Error) -> str:
 
 
 def path_of(url: BackendURL) -> str:
-    """The file of `sqlite:///relative.db` or `sqlite:////absolute.db`; none of `sqlite://`. Raises `InvalidURL`."""
+    """The file of `sqlite:///relative.db` or `sqlite:////absolute.db`; none of `sqlite://`. Raises `InvalidURL`.
+
+    It is absolute, because writer, reader and watch open it one after the other and the program may go elsewhere
+    meanwhile, and without links, because SQLite has its log beside the file that they lead to.
+    """
     path = url.path.removeprefix("/")
     if url.hosts or url.user is not None or url.variant is not None or path.endswith("/"):
         raise url.error("write sqlite:///relative/file.db, sqlite:////absolute/file.db, or sqlite:// for memory")
-    return path
+    return "" if path in ("", ":memory:") else os.path.realpath(path)
 
 
 def synchronous_of(url: BackendURL) -> str:
