@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from aether.core.errors import AetherError, OutcomeUnknown, Unavailable
 from aether.core.url import BackendURL
 from aether.sql.database import Bells, WrongConnection
+from aether.sql.joined import Client
 
 Result = TypeVar("Result")
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
@@ -39,6 +40,13 @@ _AMBIGUOUS = ("08", "57P01", "57P02", "57P05", "40003", "XX")
 # The client's own: it is not connected, or was cut off, which may leave its protocol in the middle of something.
 _LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 _CONTENT = ("22", "54")  # the data cannot be stored: one request of a batch may be to blame
+
+CLIENT = Client(
+    "postgresql",
+    "asyncpg",
+    in_transaction=lambda connection: bool(connection.is_in_transaction()),
+    lacks_table=lambda error: getattr(error, "sqlstate", None) == asyncpg.UndefinedTableError.sqlstate,
+)
 
 
 class Refused(Unavailable):

@@ -31,6 +31,7 @@ from aether.core.url import BackendURL
 from aether.sql.database import POLL, Bells, Commit, Home, Row, last_positions
 from aether.sql.joined import Joined
 from aether.sql.mysql_connections import (
+    CLIENT,
     DUPLICATE,
     Connections,
     Line,
@@ -145,7 +146,7 @@ class Mysql:
 
     async def _join(self, transaction: object) -> Joined:
         """Join the caller's transaction and take the namespace's turn."""
-        return await Joined.of(transaction, "mysql", self.statements, self._namespace, self.home, lock=" FOR UPDATE")
+        return await Joined.of(transaction, CLIENT, self.statements, self._namespace, self.home, lock=" FOR UPDATE")
 
     async def _flush(self, commits: Sequence[Commit]) -> Sequence[int | Exception]:
         answers = await _apart(len(commits), self._line, "append", lambda session: self._store(session, commits))

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from aether.core.errors import AetherError, OutcomeUnknown, Unavailable
 from aether.core.url import BackendURL
 from aether.sql.database import Row, WrongConnection
+from aether.sql.joined import Client
 
 Result = TypeVar("Result")
 
@@ -114,6 +115,14 @@ def number_of(error: BaseException | None) -> int:
     """The number that the server gives to an error, 0 if the server has said nothing."""
     number = error.args[0] if isinstance(error, MySQLError) and error.args else 0
     return number if isinstance(number, int) and not 2000 <= number < 3000 else 0  # those are the client's own
+
+
+CLIENT = Client(
+    "mysql",
+    "asyncmy",
+    in_transaction=lambda connection: bool(connection.get_transaction_status()),
+    lacks_table=lambda error: number_of(error) in NO_TABLE,
+)
 
 
 def failure(what: str, error: Exception, *, sent: bool) -> AetherError:

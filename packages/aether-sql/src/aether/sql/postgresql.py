@@ -25,7 +25,7 @@ from aether.core.kit import Batcher, Bell, plan, size_of
 from aether.core.scope import Scope
 from aether.core.spi import Message
 from aether.core.url import BackendURL
-from aether.sql.connections import Connections, Line, Listener, Refused, address_of, from_engine
+from aether.sql.connections import CLIENT, Connections, Line, Listener, Refused, address_of, from_engine
 from aether.sql.database import EVERY, Bells, Commit, Home, Row
 from aether.sql.joined import Joined
 from aether.sql.options import creates, tables_of
@@ -176,7 +176,7 @@ class Postgres:
         if transaction is None:
             return await self._appends.ask(commit)
         turn = ("SELECT pg_advisory_xact_lock($1, $2)", (LOCK, self.home.ns))
-        joined = await Joined.of(transaction, "postgresql", self.statements, self._namespace, self.home, turn=turn)
+        joined = await Joined.of(transaction, CLIENT, self.statements, self._namespace, self.home, turn=turn)
         conflict = plan([commit], await joined.versions(commit))[0]
         if conflict is not None:
             raise conflict
@@ -267,7 +267,7 @@ class Postgres:
     ) -> bool:
         row = statement.values(**values)
         if transaction is not None:
-            joined = await Joined.of(transaction, "postgresql", self.statements, self._namespace, self.home)
+            joined = await Joined.of(transaction, CLIENT, self.statements, self._namespace, self.home)
             return bool(await joined.run(statement.sql, row))
         sql = f"WITH changed AS ({statement.sql} RETURNING 1) SELECT count(*) FROM changed"
         if topic is not None:

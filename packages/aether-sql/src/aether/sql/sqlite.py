@@ -28,7 +28,7 @@ from aether.sql.database import EVERY, POLL, Bells, Commit, Home, Row, last_posi
 from aether.sql.joined import Joined
 from aether.sql.options import creates, tables_of
 from aether.sql.schema import VERSION, SchemaMissing, Tables, check_version, migrations, record_version
-from aether.sql.sqlite_texts import DIALECT, Texts, rows_of
+from aether.sql.sqlite_texts import CLIENT, DIALECT, Texts, rows_of
 from aether.sql.statements import PAGE_BYTES, Statement, Statements
 from aether.sql.threads import DatabaseThread, FileLock, Memory
 from aether.sql.wake import FileWatch, watches
@@ -226,7 +226,7 @@ class Sqlite:
     async def _join(self, transaction: object) -> Joined:
         # A transaction that begins with a read cannot become one that writes once others have written.
         turn = (self._texts.take_turn, (self.home.ns,))
-        return await Joined.of(transaction, "sqlite", self.statements, self._namespace, self.home, turn=turn)
+        return await Joined.of(transaction, CLIENT, self.statements, self._namespace, self.home, turn=turn)
 
     async def _flush(self, commits: Sequence[Commit]) -> Sequence[int | Exception]:
         answers = await self._write("append", lambda db: self._store(db, commits))
