@@ -163,6 +163,7 @@ OBLIGATIONS: dict[str, tuple[str, ...]] = {
         "election.register.scan",
         "election.register.scan#busy",
         "election.register.scan#changed",
+        "election.register.scan#large",
     ),
     "later changes are reported": ("election.register.watch", "election.register.watch#several"),
 }

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncmy
 import asyncpg
 import pytest
 
 from aether.core.errors import BackendUnusable
-from aether.sql.servers import PostgresServer, find_mariadb
+from aether.core.kit.server import HOST
+from aether.sql.servers import MariadbServer, PostgresServer, find_mariadb
 
 BOUND = 60.0
 """Seconds after which a test has failed, whatever it waits for. No test depends on being faster."""
@@ -25,6 +27,8 @@ except BackendUnusable as error:  # it is in no wheel: then these tests are not 
     MISSING = [f"not tested: {error}"]
 else:
     MISSING = []
+
+DATABASES = ["sqlite", "postgres", *([] if MISSING else ["mariadb"])]
 
 
 def pytest_report_header() -> list[str]:
@@ -104,3 +108,37 @@ def postgres_url(postgres: PostgresServer) -> str:
 
     asyncio.run(make())
     return f"{postgres.url.rpartition('/')[0]}/{name}"
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariadbServer]:
+    """One server for all tests that do not break it."""
+    server = MariadbServer(tmp_path_factory.mktemp("mariadb"))
+    server.start_now()
+    try:
+        yield server
+    finally:
+        server.stop_now()
+
+
+@pytest.fixture
+def mariadb_url(mariadb: MariadbServer) -> str:
+    """The URL of a database of the test's own."""
+    name = f"t{uuid.uuid4().hex}"
+
+    async def make() -> None:
+        connection = await asyncmy.connect(host=HOST, port=mariadb.port, user="aether")
+        await connection.cursor().execute(f"CREATE DATABASE {name}")
+        await connection.ensure_closed()
+
+    asyncio.run(make())
+    return f"{mariadb.url.rpartition('/')[0]}/{name}"
+
+
+@pytest.fixture(params=DATABASES)
+def any_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database of the test's own, of each kind that this machine has."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/events.db"
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url

@@ -41,20 +41,9 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    server = MariadbServer(tmp_path_factory.mktemp("mariadb"))
-    server.start_now()
-    yield server
-    server.stop_now()
-
-
 @pytest.fixture
-def url(shared, request):
-    """A database of its own."""
-    name = "d" + str(abs(hash(request.node.name)))
-    asyncio.run(administer(shared.url, f"CREATE DATABASE {name}"))
-    return f"{shared.url.removesuffix('/aether')}/{name}"
+def url(mariadb_url):
+    return mariadb_url
 
 
 @asynccontextmanager

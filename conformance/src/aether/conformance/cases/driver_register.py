@@ -61,6 +61,20 @@ async def scan_changed(ctx: Context) -> None:
             expect_equal(found, sorted(expected.values()), "what a scan gives behind a change")
 
 
+@case("election.register.scan#large")
+async def scan_large(ctx: Context) -> None:
+    """A scan MUST give every record, however many bytes they have together."""
+    register, reader = await ctx.register(), await ctx.register()
+    expected = {f"node/{number:03}": bytes([number % 256]) * (16 << 10) for number in range(300)}
+    names = list(expected)
+    for start in range(0, len(names), 50):
+        writes = [register.cas(name, expected[name], expected=0) for name in names[start : start + 50]]
+        await ctx.within(asyncio.gather(*writes), "50 records to be written")
+    found = {entry.name: entry.value for entry in await ctx.within(reader.scan("node/"), "a scan of 4.7 MiB")}
+    lacking = [name for name in names if found.get(name) != expected[name]]
+    expect_equal(lacking, [], "the records that a scan leaves out or gives with another value")
+
+
 async def _last(watch: Watch, last: dict[str, int]) -> None:
     """Wait until a watch has reported these revisions; it may leave out those before, and repeat."""
     left = dict(last)

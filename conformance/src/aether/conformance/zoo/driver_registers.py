@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from aether.conformance.wrappers import RegisterWrapper
 from aether.core.spi import Entry, Watch
 
+_PAGE_BYTES = 4 << 20
+
 
 class ValuesAreText(RegisterWrapper):
     """Keeps values in a column of text."""
@@ -52,6 +54,23 @@ class ScansACache(RegisterWrapper):
     async def cas(self, name: str, value: bytes, *, expected: int) -> int:
         self.cached = ()
         return await self.inner.cas(name, value, expected=expected)
+
+
+class ScansOnePage(RegisterWrapper):
+    """Reads records until they have 4 MiB, as a page of the feed does, and takes that for all."""
+
+    caught_by = "election.register.scan#large"
+    unseen = "it takes records of more than 4 MiB"
+
+    async def scan(self, prefix: str) -> Sequence[Entry]:
+        size = 0
+        found: list[Entry] = []
+        for entry in await self.inner.scan(prefix):
+            if size >= _PAGE_BYTES:
+                break
+            found.append(entry)
+            size += len(entry.value)
+        return found
 
 
 class _Around:

@@ -101,7 +101,7 @@ class Database(Protocol):
         ...
 
     async def fetch(self, what: str, statement: Statement, **values: Any) -> Sequence[Row]:
-        """Run a query; rows behind `PAGE_BYTES` of their last column are left out."""
+        """Run a query. One that is given a `limit` is a page: it ends with the row that reaches `PAGE_BYTES`."""
         ...
 
     async def append(self, commit: Commit, *, transaction: object | None) -> int:

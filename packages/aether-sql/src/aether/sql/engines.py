@@ -5,7 +5,7 @@
 
 Connections are made by the engine and then taken out of its pool, for as long as the store is open: one for appends,
 one for publishing, one that listens, and up to eight for the rest, each when it is needed first. The engine stays
-yours. Of an engine for SQLite only the file's name is taken.
+yours. Of an engine for SQLite only the file's name is taken; one in memory does not share its memory.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -24,6 +25,7 @@ from aether.core.scope import DEFAULT_TIMEOUT, Scope
 from aether.core.store import EventStore
 from aether.core.url import BackendURL
 from aether.sql.bus import SqlBus
+from aether.sql.database import WrongConnection
 from aether.sql.election import SqlRegister
 from aether.sql.opening import shared
 from aether.sql.schema import PREFIX
@@ -46,8 +48,11 @@ def _over(
     if schema is not None:
         options["schema"] = schema
     place = engine.url
-    path = f"/{place.database}" if place.database else ""
-    url = BackendURL(f"{place.get_backend_name()}://{path if place.get_backend_name() == 'sqlite' else ''}", options)
+    dialect = place.get_backend_name()
+    if dialect == "sqlite" and "uri" in place.query:
+        raise WrongConnection("engine", "one with the name of a file is needed, not with a URI of SQLite")
+    path = f"/{quote(place.database)}" if place.database and dialect == "sqlite" else ""
+    url = BackendURL(f"{dialect}://{path}", options)
     scope = Scope(check_namespace(namespace), timeout=timeout)
     driver = kind(url, scope)
     driver.opening = partial(shared, url, scope, engine)

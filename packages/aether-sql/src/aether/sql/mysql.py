@@ -28,15 +28,14 @@ from aether.core.kit import Batcher, Bell, plan, size_of
 from aether.core.scope import Scope
 from aether.core.spi import Message
 from aether.core.url import BackendURL
+from aether.sql.connections import Connections, Line
 from aether.sql.database import POLL, Bells, Commit, Home, Row, last_positions
 from aether.sql.joined import Joined
 from aether.sql.mysql_connections import (
+    CLIENT,
     DUPLICATE,
-    Connections,
-    Line,
-    Refused,
-    Session,
-    Work,
+    MysqlConnector,
+    MysqlSession,
     address_of,
     from_engine,
     number_of,
@@ -47,7 +46,6 @@ from aether.sql.schema import Tables
 from aether.sql.statements import Statement, Statements
 
 Part = TypeVar("Part")
-Result = TypeVar("Result")
 
 HOLE = 1 << 20
 """Positions that stay free behind those that a crash may have taken back: more than all writers have under way."""
@@ -76,9 +74,10 @@ class Mysql:
         )
         self._bells = Bells()
         connect = partial(asyncmy.connect, **address_of(url)) if engine is None else partial(from_engine, engine)
-        self._connections = Connections(connect, scope.timeout, self._check)
-        self._line = Line(self._connections)
-        self._message_line = Line(self._connections)
+        self._connections = Connections(MysqlConnector(connect, scope.timeout), scope.timeout, self._check)
+        # A call commits by `MysqlSession.commit`, which knows whether anything was sent, and in no other way.
+        self._line = Line(self._connections, writes=False)
+        self._message_line = Line(self._connections, writes=False)
         self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of)
         self._messages = Batcher(self._flush_messages, what="publish", timeout=scope.timeout, size=_message_size)
         self._versions: dict[str, int] = {}
@@ -99,7 +98,7 @@ class Mysql:
     def listen(self, topic: str, bell: Bell) -> None:
         self._bells.add(topic, bell)
 
-    async def _check(self, session: Session) -> None:
+    async def _check(self, session: MysqlSession) -> None:
         """Make sure that a new connection leads to the store that was opened."""
         if hasattr(self, "home") and await self._foundation.find(session) != self.home:
             raise StoreIdentityChanged(self.home.identity, "another store answers, or none")
@@ -113,7 +112,7 @@ class Mysql:
     async def fetch(self, what: str, statement: Statement, **values: Any) -> Sequence[Row]:
         row = statement.values(**values)
 
-        async def query(session: Session) -> Sequence[Row]:
+        async def query(session: MysqlSession) -> Sequence[Row]:
             (found,) = await session.ask(statement.sql, row)
             return found.rows
 
@@ -145,14 +144,14 @@ class Mysql:
 
     async def _join(self, transaction: object) -> Joined:
         """Join the caller's transaction and take the namespace's turn."""
-        return await Joined.of(transaction, "mysql", self.statements, self._namespace, self.home, lock=" FOR UPDATE")
+        return await Joined.of(transaction, CLIENT, self.statements, self._namespace, self.home, lock=" FOR UPDATE")
 
     async def _flush(self, commits: Sequence[Commit]) -> Sequence[int | Exception]:
-        answers = await _apart(len(commits), self._line, "append", lambda session: self._store(session, commits))
+        answers = await self._line.run_batch(len(commits), "append", lambda session: self._store(session, commits))
         self._bells.ring(Bells.EVENTS)
         return answers
 
-    async def _store(self, session: Session, commits: Sequence[Commit]) -> Sequence[int | Exception]:
+    async def _store(self, session: MysqlSession, commits: Sequence[Commit]) -> Sequence[int | Exception]:
         if session.fresh:
             self._versions.clear()  # it may lead to a server that took over, and has not everything
         if self._careful == 0:
@@ -166,7 +165,7 @@ class Mysql:
         self._careful -= 1
         return await self._store_locked(session, commits)
 
-    async def _store_at_once(self, session: Session, commits: Sequence[Commit]) -> Sequence[int | Exception]:
+    async def _store_at_once(self, session: MysqlSession, commits: Sequence[Commit]) -> Sequence[int | Exception]:
         """Judge by what is remembered, and let the unique key find out when that was stale."""
         actors = {write.actor_id for commit in commits for write in commit}
         fresh = {actor for actor in actors if actor not in self._versions}
@@ -181,7 +180,7 @@ class Mysql:
             await self._recall(session, doubtful)
         return await self._insert(session, commits, verdicts, versions)
 
-    async def _store_locked(self, session: Session, commits: Sequence[Commit]) -> Sequence[int | Exception]:
+    async def _store_locked(self, session: MysqlSession, commits: Sequence[Commit]) -> Sequence[int | Exception]:
         """Judge with the lock held: this cannot lose a race."""
         actors = {write.actor_id for commit in commits for write in commit}
         await session.begin(self._texts.head % self.home.ns)
@@ -189,7 +188,7 @@ class Mysql:
         versions = {actor: self._versions[actor] for actor in actors}
         return await self._insert(session, commits, plan(commits, versions), versions)
 
-    async def _recall(self, session: Session, actors: Collection[str]) -> None:
+    async def _recall(self, session: MysqlSession, actors: Collection[str]) -> None:
         if len(self._versions) > _MOST_KNOWN:
             self._versions.clear()
         names = [session.literal(actor) for actor in actors]
@@ -202,7 +201,7 @@ class Mysql:
 
     async def _insert(
         self,
-        session: Session,
+        session: MysqlSession,
         commits: Sequence[Commit],
         verdicts: Sequence[VersionConflict | None],
         versions: dict[str, int],
@@ -217,7 +216,7 @@ class Mysql:
         self._versions.update(versions)  # not before it is committed: too high a version would make a gap
         return last_positions(last - len(rows) + 1, commits, verdicts)
 
-    async def _commit(self, session: Session, rows: Sequence[tuple[Any, ...]]) -> int:
+    async def _commit(self, session: MysqlSession, rows: Sequence[tuple[Any, ...]]) -> int:
         ns, count = self.home.ns, len(rows)
         move = self._texts.move % (count + (HOLE if session.fresh else 0), ns)
         return await _store_behind(session, move, self._texts.insert, rows, prefix=f"{ns},")
@@ -231,7 +230,7 @@ class Mysql:
         if transaction is not None:
             return await _joined_change(await self._join(transaction), statement.sql, row)
 
-        async def changed(session: Session) -> bool:
+        async def changed(session: MysqlSession) -> bool:
             try:
                 (reply,) = await session.ask(statement.sql, row)
             except MySQLError as error:
@@ -254,10 +253,10 @@ class Mysql:
         rows = [(one.namespace, one.type, one.actor_id, one.data) for one in messages]
         count = self._texts.count.format(count=len(rows))
 
-        async def publish(session: Session) -> int:
+        async def publish(session: MysqlSession) -> int:
             return await _store_behind(session, count, self._texts.message, rows)
 
-        last = await _apart(len(rows), self._message_line, "publish", publish)
+        last = await self._message_line.run_batch(len(rows), "publish", publish)
         self._bells.ring(Bells.MESSAGES)
         return range(last - len(rows) + 1, last + 1)
 
@@ -266,7 +265,7 @@ class Mysql:
         return int(rows[0][0]) if rows else 0
 
     async def claim(self, queue: str, positions: Sequence[int]) -> Collection[int]:
-        async def claim(session: Session) -> Collection[int]:
+        async def claim(session: MysqlSession) -> Collection[int]:
             left = sorted(positions)  # in one order, so that nobody waits in a circle
             while left and not await self._claim_all(session, queue, left):
                 # Whoever was first has taken one at least, so this comes to an end.
@@ -277,7 +276,7 @@ class Mysql:
 
         return await self._connections.run("claim", claim, writes=True)
 
-    async def _claim_all(self, session: Session, queue: str, positions: Sequence[int]) -> bool:
+    async def _claim_all(self, session: MysqlSession, queue: str, positions: Sequence[int]) -> bool:
         values = [f"({session.literals((position, queue))})" for position in positions]
         try:
             await session.ask(self._texts.claim + ",".join(values))
@@ -289,20 +288,6 @@ class Mysql:
 
     async def forget(self, upto: int) -> None:
         await self._connections.run("trim", lambda session: session.ask(self._texts.forget % (upto, upto)), writes=True)
-
-
-class _Apart(Exception):
-    """One of several requests was refused."""
-
-
-async def _apart(count: int, line: Line, what: str, work: Work[Result]) -> Result:
-    """Run a batch; where the data of one of several is refused, the batcher finds out whose."""
-    try:
-        return await line.run(what, work)
-    except Refused as error:
-        if count == 1:
-            raise
-        raise _Apart from error
 
 
 class _Texts:
@@ -348,7 +333,7 @@ def _rows(commits: Sequence[Commit]) -> list[tuple[Any, ...]]:
 
 
 async def _store_behind(
-    session: Session, count: str, insert: str, rows: Sequence[tuple[Any, ...]], *, prefix: str = ""
+    session: MysqlSession, count: str, insert: str, rows: Sequence[tuple[Any, ...]], *, prefix: str = ""
 ) -> int:
     """Move a counter, insert rows at the positions that it has passed, and commit; return the last position.
 

@@ -1,4 +1,4 @@
-"""Connections of asyncmy that are held for as long as a store is open, by the rules of `connections`.
+"""What is asyncmy's own about the connections of `connections`.
 
 Nothing tells when one has ended, so that is found out by the next call. One that is left in the middle of a
 transaction, or of an answer, is dropped: the server rolls back what was not committed.
@@ -7,9 +7,8 @@ transaction, or of an answer, is dropped: the server rolls back what was not com
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import nullcontext
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from asyncmy.errors import MySQLError
@@ -19,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from aether.core.errors import AetherError, OutcomeUnknown, Unavailable
 from aether.core.url import BackendURL
+from aether.sql.connections import CLOSE_SECONDS, Refused
 from aether.sql.database import Row, WrongConnection
-
-Result = TypeVar("Result")
+from aether.sql.joined import Client
 
 DUPLICATE = 1062
 """A row with this key is there."""
@@ -33,8 +32,6 @@ THERE = (1050, 1061)
 """What a CREATE would make is there."""
 
 _OPTIONS = ("unix_socket", "ssl_ca")
-_MOST = 8  # connections for reads and single writes; more of them do not make one server faster
-_CLOSE_SECONDS = 2.0
 
 # What a server says when it ends a connection or a statement, or does not know how a commit ended: that is no refusal.
 _AMBIGUOUS = frozenset({1026, 1030, 1053, 1105, 1158, 1159, 1160, 1161, 1180, 1317, 1598, 1927, 1969, 3024, 4031})
@@ -55,16 +52,14 @@ _HINTS = {
     1836: "this server is read-only; connect to the primary one",
 }
 
+_ERRORS: tuple[type[Exception], ...] = (MySQLError, OSError)
+
 # What is stored must be what was given, whatever the server is set to, and reads must see what was committed last.
 _SETTINGS = (
     "SET SESSION autocommit = 1, innodb_lock_wait_timeout = {seconds}, "
     "sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION';"
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 )
-
-
-class Refused(Unavailable):
-    """The server did not take the data itself: in a batch, one request is to blame, and the others are not."""
 
 
 class Reply(NamedTuple):
@@ -116,13 +111,12 @@ def number_of(error: BaseException | None) -> int:
     return number if isinstance(number, int) and not 2000 <= number < 3000 else 0  # those are the client's own
 
 
-def failure(what: str, error: Exception, *, sent: bool) -> AetherError:
-    """The error of the interface for one of the client's; `sent` if a commit may have reached the server."""
-    number = number_of(error)
-    if number and number not in _AMBIGUOUS:
-        kind = Refused if number in _CONTENT else Unavailable
-        return kind(what, reason=_reason(error), hint=_HINTS.get(number, "try again later"))
-    return OutcomeUnknown(what, reason=_reason(error)) if sent else Unavailable(what, reason=_reason(error))
+CLIENT = Client(
+    "mysql",
+    "asyncmy",
+    in_transaction=lambda connection: bool(connection.get_transaction_status()),
+    lacks_table=lambda error: number_of(error) in NO_TABLE,
+)
 
 
 def _reason(error: Exception) -> str:
@@ -131,15 +125,13 @@ def _reason(error: Exception) -> str:
     return str(error.args[-1]) if error.args and error.args[-1] else type(error).__name__
 
 
-class Session:
-    """One connection. Whoever sends statements through it does so within `call`."""
+class MysqlSession:
+    """A `Session` over a connection of asyncmy."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._replies = 0
         self.sent = False
-        """Whether the call that is under way may have committed something."""
-
         self.open = False
         """Whether it is in a transaction."""
 
@@ -148,23 +140,24 @@ class Session:
 
     @property
     def ended(self) -> bool:
-        """Whether it can be used no more, as far as is known without asking."""
         transport = self._connection._transport
         return transport is None or transport.is_closing()
 
     def drop(self) -> None:
-        """End it at once; a call that is under way fails."""
         transport = self._connection._transport
         if transport is not None:
             transport.abort()  # closing it would wait until a server that is paused has taken what was sent
         self._connection.close()
 
     async def part(self) -> None:
-        """Close it in order, or drop it where the server does not answer."""
         try:
-            async with asyncio.timeout(_CLOSE_SECONDS):
+            async with asyncio.timeout(CLOSE_SECONDS):
                 await self._connection.ensure_closed()
-        except (MySQLError, OSError):
+        except _ERRORS:
+            self.drop()
+
+    def leave(self) -> None:
+        if self.open:
             self.drop()
 
     def literal(self, value: str | bytes | int) -> str:
@@ -213,159 +206,33 @@ class Session:
         self.open = self.sent = False
 
 
-Work = Callable[[Session], Awaitable[Result]]
+class MysqlConnector:
+    """A `Connector` of asyncmy."""
 
+    errors = _ERRORS
+    tells = False
 
-class Connections:
-    """Up to eight connections to one server, each held by one call at a time."""
+    def __init__(self, connect: Callable[[], Awaitable[Any]], timeout: float) -> None:
+        self._connect = connect
+        # Waiting for a turn ends with a refusal, not without an answer; the server counts whole seconds.
+        self._settings = _SETTINGS.format(seconds=max(1, int(timeout * 0.9)))
 
-    def __init__(self, connect: Callable[[], Awaitable[Any]], timeout: float, check: Work[None]) -> None:
-        self._open = connect
-        self._timeout = timeout
-        self._check = check
-        self._idle: list[Session] = []
-        self._free = asyncio.Semaphore(_MOST)
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._closed = False
-        self.losses = 0
-        """How many connections were lost so far, as far as anybody has noticed."""
+    async def open(self) -> MysqlSession:
+        return MysqlSession(await self._connect())
 
-    async def connect(self, what: str) -> Session:
-        """A new connection, whose owner closes it. Raises `Unavailable`, and `StoreIdentityChanged`."""
-        if self._closed:
-            raise Unavailable(what, reason="it is closed")
-        connecting = self._begin(self._connect())
-        try:
-            return await asyncio.shield(connecting)
-        except asyncio.CancelledError:
-            self._begin(_part_when_there(connecting))
-            raise
-        except (MySQLError, OSError) as error:
-            raise failure(what, error, sent=False) from error
+    async def prepare(self, session: MysqlSession, _ended: Callable[[], None]) -> None:
+        await session.ask(self._settings)
 
-    async def _connect(self) -> Session:
-        async with asyncio.timeout(self._timeout):
-            session = Session(await self._open())
-            try:
-                # Waiting for a turn ends with a refusal, not without an answer; the server counts whole seconds.
-                await session.ask(_SETTINGS.format(seconds=max(1, int(self._timeout * 0.9))))
-                await self._check(session)
-            except BaseException:
-                session.drop()
-                raise
-            return session
+    def ends(self, error: Exception) -> bool:
+        number = number_of(error)
+        return number in _ENDING or not number
 
-    async def run(self, what: str, work: Work[Result], *, writes: bool = False) -> Result:
-        """Lend a connection to a call, in a task that nobody cancels. Raises the errors of the interface."""
-        return await asyncio.shield(self._begin(self._lend(what, work, writes=writes)))
+    def refusal(self, what: str, error: Exception) -> AetherError:
+        return self.failure(what, error, sent=False)
 
-    async def _lend(self, what: str, work: Work[Result], *, writes: bool) -> Result:
-        try:
-            async with asyncio.timeout(self._timeout) if self._free.locked() else nullcontext():
-                await self._free.acquire()
-        except TimeoutError:
-            raise Unavailable(what, reason="all connections are busy") from None
-        late = asyncio.get_running_loop().time() + self._timeout / 2
-        try:
-            if not writes:
-                # A connection that was idle may have been cut off long ago; asking a second time harms nobody.
-                while (idle := self._take_idle()) is not None:
-                    try:
-                        return await self._use(idle, what, work, writes=False)
-                    except Unavailable:
-                        if not idle.ended or asyncio.get_running_loop().time() > late:
-                            raise
-            session = self._take_idle() or await self.connect(what)
-            return await self._use(session, what, work, writes=writes)
-        finally:
-            self._free.release()
-
-    async def _use(self, session: Session, what: str, work: Work[Result], *, writes: bool) -> Result:
-        try:
-            return await self.call(session, what, work, writes=writes)
-        finally:
-            if self._closed:
-                await session.part()
-            elif not session.ended:
-                self._idle.append(session)
-
-    def _take_idle(self) -> Session | None:
-        while self._idle:
-            session = self._idle.pop()
-            if not session.ended:
-                return session
-            self.losses += 1
-        return None
-
-    async def call(self, session: Session, what: str, work: Work[Result], *, writes: bool) -> Result:
-        """Run one call in a task that is not cancelled, and drop the connection where it did not come to its end."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.call_later(self._timeout, session.drop)
-        session.sent = writes
-        try:
-            return await work(session)
-        except (MySQLError, OSError) as error:
-            number = number_of(error)
-            if number in _ENDING or not number:
-                session.drop()
-                self.losses += 1
-            late = TimeoutError() if loop.time() >= deadline.when() else error
-            raise failure(what, late, sent=session.sent) from error
-        finally:
-            deadline.cancel()
-            if session.open:
-                session.drop()
-
-    def _begin(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_seen)
-        return task
-
-    async def close(self) -> None:
-        """Close what is idle, and wait for what is being dropped. May be called twice."""
-        self._closed = True
-        while self._idle:
-            await self._idle.pop().part()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-
-async def _part_when_there(connecting: asyncio.Task[Session]) -> None:
-    await asyncio.wait([connecting])
-    if not connecting.cancelled() and connecting.exception() is None:
-        await connecting.result().part()
-
-
-def _seen(task: asyncio.Task[Any]) -> None:
-    """Nobody may be left to hear of its error."""
-    if not task.cancelled():
-        task.exception()
-
-
-class Line:
-    """One connection for the calls of one batcher, which come one after the other; made again when it is lost."""
-
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
-        self._session: Session | None = None
-
-    async def run(self, what: str, work: Work[Result]) -> Result:
-        """Run a call, which commits by `Session.commit` and in no other way."""
-        if self._session is not None and self._session.ended:
-            self._connections.losses += 1
-            self._session = None
-        if self._session is None:
-            self._session = await self._connections.connect(what)
-        try:
-            return await self._connections.call(self._session, what, work, writes=False)
-        finally:
-            if self._session.ended:  # by what has happened just now, and that is counted
-                self._session = None
-
-    async def close(self) -> None:
-        """May be called twice."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.part()
+    def failure(self, what: str, error: Exception, *, sent: bool) -> AetherError:
+        number = number_of(error)
+        if number and number not in _AMBIGUOUS:
+            kind = Refused if number in _CONTENT else Unavailable
+            return kind(what, reason=_reason(error), hint=_HINTS.get(number, "try again later"))
+        return OutcomeUnknown(what, reason=_reason(error)) if sent else Unavailable(what, reason=_reason(error))

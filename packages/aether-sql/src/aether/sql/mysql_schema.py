@@ -11,7 +11,7 @@ from aether.core.errors import BackendUnusable, Unavailable
 from aether.core.event import new_id
 from aether.core.features import Durability
 from aether.sql.database import Home
-from aether.sql.mysql_connections import NO_TABLE, THERE, Session, number_of
+from aether.sql.mysql_connections import NO_TABLE, THERE, MysqlSession, number_of
 from aether.sql.schema import VERSION, SchemaMissing, Tables, check_version, migrations, record_version
 from aether.sql.statements import Statements
 
@@ -36,7 +36,7 @@ class Foundation:
         self._lock = f"SELECT GET_LOCK({lock}, %s)"
         self._unlock = f"SELECT RELEASE_LOCK({lock})"
 
-    async def lay(self, session: Session) -> tuple[Home, Durability]:
+    async def lay(self, session: MysqlSession) -> tuple[Home, Durability]:
         """Make the tables or bring them up to date, and find or make the namespace."""
         names = "@@version, @@max_allowed_packet, @@innodb_flush_log_at_trx_commit, @@innodb_doublewrite"
         (settings,) = await session.ask(f"SELECT {names}, @@log_bin, @@sync_binlog")
@@ -46,7 +46,7 @@ class Foundation:
         dialect = DIALECT if "MariaDB" in version else _MYSQL
         return await self.find(session) or await self._make(session, dialect), durability_of(*flushing)
 
-    async def find(self, session: Session) -> Home | None:
+    async def find(self, session: MysqlSession) -> Home | None:
         """The namespace, None if it is not there yet."""
         if await self._schema_version(session) < VERSION:
             return None
@@ -54,7 +54,7 @@ class Foundation:
         (found,) = await session.ask(statement.sql, statement.values(name=self._namespace))
         return Home(*found.rows[0]) if found.rows else None
 
-    async def _schema_version(self, session: Session) -> int:
+    async def _schema_version(self, session: MysqlSession) -> int:
         statement = self._statements.setting
         try:
             (found,) = await session.ask(statement.sql, statement.values(name="version"))
@@ -64,7 +64,7 @@ class Foundation:
             return 0
         return check_version(found.rows[0][0]) if found.rows else 0
 
-    async def _make(self, session: Session, dialect: sa.Dialect) -> Home:
+    async def _make(self, session: MysqlSession, dialect: sa.Dialect) -> Home:
         # What changes the schema commits by itself, so no transaction keeps others out; this lock does.
         (locked,) = await session.ask(self._lock, (self._patience,))
         if locked.rows[0][0] != 1:
@@ -75,7 +75,7 @@ class Foundation:
             if not session.ended:
                 await session.ask(self._unlock)
 
-    async def _make_locked(self, session: Session, dialect: sa.Dialect) -> Home:
+    async def _make_locked(self, session: MysqlSession, dialect: sa.Dialect) -> Home:
         found = await self._schema_version(session)
         if found < VERSION:
             if not self._creates:

@@ -25,10 +25,11 @@ from aether.core.kit import Batcher, Bell, plan, size_of
 from aether.core.scope import Scope
 from aether.core.spi import Message
 from aether.core.url import BackendURL
-from aether.sql.connections import Connections, Line, Listener, Refused, address_of, from_engine
+from aether.sql.connections import Connections, Line
 from aether.sql.database import EVERY, Bells, Commit, Home, Row
 from aether.sql.joined import Joined
 from aether.sql.options import creates, tables_of
+from aether.sql.postgresql_connections import CLIENT, Listener, PgConnector, PgSession, address_of, from_engine
 from aether.sql.schema import VERSION, SchemaMissing, Tables, check_version, migrations, record_version
 from aether.sql.statements import Statement, Statements
 
@@ -65,9 +66,9 @@ class Postgres:
         self._texts: _Texts
         self._bells = Bells()
         connect = partial(asyncpg.connect, **address_of(url)) if engine is None else partial(from_engine, engine)
-        self._connections = Connections(connect, scope.timeout, self._check)
-        self._line = Line(self._connections, scope.timeout, self._prepare)
-        self._message_line = Line(self._connections, scope.timeout, self._prepare_messages)
+        self._connections = Connections(PgConnector(connect), scope.timeout, self._check)
+        self._line = Line(self._connections, prepare=self._prepare)
+        self._message_line = Line(self._connections, prepare=self._prepare_messages)
         self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of)
         self._messages = Batcher(self._flush_messages, what="publish", timeout=scope.timeout, size=_message_size)
         self._listener: Listener | None = None
@@ -95,7 +96,8 @@ class Postgres:
             channels = {self._texts.channels[known]: known for known in (Bells.EVENTS, Bells.LEASES, Bells.MESSAGES)}
             self._listener = Listener(self._connections, channels, self._bells)
 
-    async def _introduce(self, connection: asyncpg.Connection) -> tuple[Home, Durability]:
+    async def _introduce(self, session: PgSession) -> tuple[Home, Durability]:
+        connection = session.connection
         home = await self._find(connection)
         if home is None:
             async with connection.transaction():
@@ -136,13 +138,12 @@ class Postgres:
         )
         return Home(*made)
 
-    async def _check(self, connection: asyncpg.Connection) -> None:
-        """Make sure that a new connection leads to the store that was opened; events come from it as bytes."""
-        await connection.set_type_codec("json", schema="pg_catalog", encoder=str.encode, decoder=bytes, format="binary")
+    async def _check(self, session: PgSession) -> None:
+        """Make sure that a new connection leads to the store that was opened."""
         if not hasattr(self, "home"):
             return
         try:
-            row = await connection.fetchrow(self.statements.namespace.sql, self._namespace)
+            row = await session.connection.fetchrow(self.statements.namespace.sql, self._namespace)
         except asyncpg.UndefinedTableError:
             row = None
         if row is None or Home(*row) != self.home:
@@ -152,21 +153,21 @@ class Postgres:
     def losses(self) -> int:
         return self._connections.losses
 
-    async def _prepare(self, connection: asyncpg.Connection) -> None:
+    async def _prepare(self, session: PgSession) -> None:
         """A new connection for appends: waiting for a turn ends with a refusal, not without an answer."""
-        await connection.execute(f"SET lock_timeout = {max(1, int(self._timeout * 900))}")
+        await session.connection.execute(f"SET lock_timeout = {max(1, int(self._timeout * 900))}")
         self._versions.clear()  # it may lead to a server that took over, and has not everything
 
-    async def _prepare_messages(self, connection: asyncpg.Connection) -> None:
-        await connection.execute("SET synchronous_commit = off")
+    async def _prepare_messages(self, session: PgSession) -> None:
+        await session.connection.execute("SET synchronous_commit = off")
 
     # --- Calls ---
 
     async def fetch(self, what: str, statement: Statement, **values: Any) -> Sequence[Row]:
         row = statement.values(**values)
 
-        async def query(connection: asyncpg.Connection) -> Sequence[Row]:
-            rows: Sequence[Row] = await connection.fetch(statement.sql, *row)
+        async def query(session: PgSession) -> Sequence[Row]:
+            rows: Sequence[Row] = await session.connection.fetch(statement.sql, *row)
             return rows
 
         return await self._connections.run(what, query)
@@ -177,7 +178,7 @@ class Postgres:
         if transaction is None:
             return await self._appends.ask(commit)
         turn = ("SELECT pg_advisory_xact_lock($1, $2)", (LOCK, self.home.ns))
-        joined = await Joined.of(transaction, "postgresql", self.statements, self._namespace, self.home, turn=turn)
+        joined = await Joined.of(transaction, CLIENT, self.statements, self._namespace, self.home, turn=turn)
         conflict = plan([commit], await joined.versions(commit))[0]
         if conflict is not None:
             raise conflict
@@ -186,12 +187,9 @@ class Postgres:
         return positions[-1]
 
     async def _flush(self, commits: Sequence[Commit]) -> Sequence[int | Exception]:
-        try:
-            answers = await self._line.run("append", lambda connection: self._store(connection, commits))
-        except Refused as error:
-            if len(commits) == 1:
-                raise
-            raise _Apart from error  # the batcher finds out whose fault it is
+        answers = await self._line.run_batch(
+            len(commits), "append", lambda session: self._store(session.connection, commits)
+        )
         self._bells.ring(Bells.EVENTS)
         return answers
 
@@ -272,13 +270,13 @@ class Postgres:
     ) -> bool:
         row = statement.values(**values)
         if transaction is not None:
-            joined = await Joined.of(transaction, "postgresql", self.statements, self._namespace, self.home)
+            joined = await Joined.of(transaction, CLIENT, self.statements, self._namespace, self.home)
             return bool(await joined.run(statement.sql, row))
         sql = f"WITH changed AS ({statement.sql} RETURNING 1) SELECT count(*) FROM changed"
         if topic is not None:
             notify = f"SELECT pg_notify('{self._texts.channels[topic]}', '') FROM changed"
             sql = f"WITH changed AS ({statement.sql} RETURNING 1), told AS ({notify}) SELECT count(*) FROM told"
-        changed: int = await self._connections.run(what, lambda one: one.fetchval(sql, *row), writes=True)
+        changed: int = await self._connections.run(what, lambda one: one.connection.fetchval(sql, *row), writes=True)
         if topic is not None:
             self._bells.ring(topic)
         return bool(changed)
@@ -292,7 +290,7 @@ class Postgres:
         columns = zip(*((one.namespace, one.type, one.actor_id, one.data) for one in messages), strict=True)
         arguments = [len(messages), *(list(column) for column in columns)]
         last = await self._message_line.run(
-            "publish", lambda connection: connection.fetchval(self._texts.publish, *arguments)
+            "publish", lambda session: session.connection.fetchval(self._texts.publish, *arguments)
         )
         self._bells.ring(Bells.MESSAGES)
         return range(last - len(messages) + 1, last + 1)
@@ -303,16 +301,12 @@ class Postgres:
 
     async def claim(self, queue: str, positions: Sequence[int]) -> Collection[int]:
         rows = await self._connections.run(
-            "claim", lambda one: one.fetch(self._texts.claim, queue, list(positions)), writes=True
+            "claim", lambda one: one.connection.fetch(self._texts.claim, queue, list(positions)), writes=True
         )
         return {row[0] for row in rows}
 
     async def forget(self, upto: int) -> None:
-        await self._connections.run("trim", lambda one: one.fetchval(self._texts.forget, upto), writes=True)
-
-
-class _Apart(Exception):
-    """One of several commits was refused."""
+        await self._connections.run("trim", lambda one: one.connection.fetchval(self._texts.forget, upto), writes=True)
 
 
 class _Texts:

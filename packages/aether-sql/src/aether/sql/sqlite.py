@@ -27,7 +27,8 @@ from aether.sql.database import EVERY, POLL, Bells, Commit, Home, Row, last_posi
 from aether.sql.joined import Joined
 from aether.sql.options import creates, tables_of
 from aether.sql.schema import VERSION, SchemaMissing, Tables, check_version, migrations, record_version
-from aether.sql.sqlite_texts import DIALECT, Texts, rows_of
+from aether.sql.sqlite_files import hint, path_of, reason, synchronous_of, use_wal
+from aether.sql.sqlite_texts import CLIENT, DIALECT, Texts, rows_of
 from aether.sql.statements import PAGE_BYTES, Statement, Statements
 from aether.sql.threads import DatabaseThread, FileLock, Memory
 from aether.sql.wake import FileWatch, watches
@@ -37,7 +38,6 @@ Result = TypeVar("Result")
 _FULL = 2  # PRAGMA synchronous: from here on each commit waits for the disk
 _MOST_KNOWN = 50_000  # actors whose version is remembered: about 10 MB
 _CHUNK = 8  # rows that are fetched before their size is known
-_PAUSE = 0.005
 _PATIENCE = 0.4  # of the time-out, for the lock between processes, and as much again for SQLite's own
 
 
@@ -99,7 +99,7 @@ class Sqlite:
             async with asyncio.timeout(self._timeout):
                 await thread.start()
         except sqlite3.Error as error:
-            raise Unavailable(what, reason=_reason(error), hint=_hint(error)) from error
+            raise Unavailable(what, reason=reason(error), hint=hint(error)) from error
         except TimeoutError as error:
             raise Unavailable(what, reason="no answer within the time-out") from error
 
@@ -130,7 +130,7 @@ class Sqlite:
         try:
             if writes and self._path:
                 self._lock = FileLock(self._lock_path)
-                _use_wal(connection, time.monotonic() + self._timeout)
+                use_wal(connection, time.monotonic() + self._timeout)
                 connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             elif not writes:
                 connection.execute("PRAGMA query_only = ON")
@@ -181,16 +181,17 @@ class Sqlite:
         try:
             return await answer
         except sqlite3.Error as error:
-            raise Unavailable(what, reason=_reason(error), hint=_hint(error)) from error
+            raise Unavailable(what, reason=reason(error), hint=hint(error)) from error
         except TimeoutError as error:
-            reason = "no answer within the time-out"
-            raise (OutcomeUnknown if writes else Unavailable)(what, reason=reason) from error
+            kind = OutcomeUnknown if writes else Unavailable
+            raise kind(what, reason="no answer within the time-out") from error
         finally:
             self._deadlines.tidy()
 
     async def fetch(self, what: str, statement: Statement, **values: Any) -> Sequence[Row]:
         row = statement.values(**values)
-        return await self._ask(what, self._reader, lambda db: _page(db.execute(statement.sql, row)))
+        rows = _page if "limit" in values else sqlite3.Cursor.fetchall
+        return await self._ask(what, self._reader, lambda db: rows(db.execute(statement.sql, row)))
 
     async def _write(self, what: str, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run one transaction. What `work` raises rolls it back."""
@@ -225,7 +226,7 @@ class Sqlite:
             self._head = -1
             with suppress(sqlite3.Error):
                 db.rollback()
-            raise OutcomeUnknown(what, reason=_reason(error)) from error
+            raise OutcomeUnknown(what, reason=reason(error)) from error
         return result
 
     # --- Events ---
@@ -248,7 +249,7 @@ class Sqlite:
     async def _join(self, transaction: object) -> Joined:
         # A transaction that begins with a read cannot become one that writes once others have written.
         turn = (self._texts.take_turn, (self.home.ns,))
-        return await Joined.of(transaction, "sqlite", self.statements, self._namespace, self.home, turn=turn)
+        return await Joined.of(transaction, CLIENT, self.statements, self._namespace, self.home, turn=turn)
 
     async def _flush(self, commits: Sequence[Commit]) -> Sequence[int | Exception]:
         answers = await self._write("append", lambda db: self._store(db, commits))
@@ -343,9 +344,6 @@ def _page(cursor: sqlite3.Cursor) -> list[Row]:
         rows += part
         if len(part) < chunk:
             break
-        if not isinstance(part[-1][-1], bytes):
-            chunk = 512
-            continue
         size += sum(len(row[-1]) for row in part)
         if size >= PAGE_BYTES:
             break
@@ -360,53 +358,6 @@ def _schema_version(db: sqlite3.Connection, known: Tables) -> int:
         return 0
     row = db.execute(f"SELECT value FROM {known.name(known.settings, DIALECT)} WHERE name = 'version'").fetchone()
     return check_version(row[0]) if row else 0
-
-
-def _use_wal(connection: sqlite3.Connection, deadline: float) -> None:
-    """Write ahead, where the file system can; else readers and writers wait for each other."""
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            # For the first two processes of a new file SQLite does not wait here: one is refused.
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(_PAUSE)
-        else:
-            return
-
-
-def _reason(error: sqlite3.Error) -> str:
-    return str(error) or type(error).__name__
-
-
-def _hint(error: sqlite3.Error) -> str:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return "make room on the disk; nothing was stored"
-    if code == sqlite3.SQLITE_CANTOPEN:
-        return "the directory has to exist and to be writable"
-    if code == sqlite3.SQLITE_READONLY:
-        return "the file and its directory have to be writable"
-    if code == sqlite3.SQLITE_CORRUPT:
-        return "the file is damaged; restore it from a backup"
-    return "try again later"
-
-
-def path_of(url: BackendURL) -> str:
-    """The file of `sqlite:///relative.db` or `sqlite:////absolute.db`; none of `sqlite://`. Raises `InvalidURL`."""
-    path = url.path.removeprefix("/")
-    if url.hosts or url.user is not None or url.variant is not None or path.endswith("/"):
-        raise url.error("write sqlite:///relative/file.db, sqlite:////absolute/file.db, or sqlite:// for memory")
-    return path
-
-
-def synchronous_of(url: BackendURL) -> str:
-    """`full`, which waits for the disk, or `normal`, which survives a crash of the process only."""
-    level = str(url.options.get("synchronous", "full")).lower()
-    if level not in ("full", "normal"):
-        raise url.error("option 'synchronous' is full or normal")
-    return level
 
 
 def _message_size(message: Message) -> int:

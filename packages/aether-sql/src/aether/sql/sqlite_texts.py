@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.dialects import sqlite
 
 from aether.sql.database import Commit
+from aether.sql.joined import Client
 from aether.sql.schema import Tables
 
 DIALECT = sqlite.dialect()
+
+CLIENT = Client(
+    "sqlite",
+    "aiosqlite",
+    in_transaction=lambda connection: bool(connection.in_transaction),
+    # SQLite has no number of its own for it; our statements are sound, so it is what is wrong with one of them.
+    lacks_table=lambda error: getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR,
+)
 
 
 class Texts:

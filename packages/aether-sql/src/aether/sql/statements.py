@@ -53,10 +53,10 @@ class Statements:
         self.version = self._made(sa.select(sa.func.max(events.version)).where(ns, actor))
         self.head = self._made(self._stored().where(ns).order_by(events.position.desc()).limit(sa.literal_column("1")))
         within = (events.position > _given("after"), events.position <= _given("upto"))
-        self.feed = self._page([ns, *within], events.position)
+        self.feed = self._page(known.events, [ns, *within], events.position)
         between = (events.version > _given("after"), events.version <= _given("upto"))
-        self.read = self._page([ns, actor, *between], events.version)
-        self.read_back = self._page([ns, actor, *between], events.version.desc())
+        self.read = self._page(known.events, [ns, actor, *between], events.version)
+        self.read_back = self._page(known.events, [ns, actor, *between], events.version.desc())
 
         slot = (slots.ns == _given("ns"), slots.kind == _given("kind"), slots.name == _given("name"))
         self.load = self._made(sa.select(slots.revision, slots.value).where(*slot))
@@ -76,12 +76,7 @@ class Statements:
         named = namespaces.name == _given("name")
         self.namespace = self._made(sa.select(namespaces.ns, namespaces.identity).where(named))
         self.setting = self._made(sa.select(settings.value).where(settings.name == _given("name")))
-        self.received = self._made(
-            sa.select(messages.position, messages.namespace, messages.type, messages.actor_id, messages.event)
-            .where(messages.position > _given("after"))
-            .order_by(messages.position)
-            .limit(_given("limit"))
-        )
+        self.received = self._page(known.messages, [messages.position > _given("after")], messages.position)
 
     def _made(self, statement: sa.ClauseElement) -> Statement:
         return Statement(statement, self._dialect)
@@ -91,13 +86,20 @@ class Statements:
         event = self._raw(events.event)
         return sa.select(events.position, events.actor_id, events.version, event)
 
-    def _page(self, wanted: Iterable[sa.ColumnElement[bool]], order: sa.ColumnElement[Any]) -> Statement:
+    def _selected(self, table: sa.Table) -> sa.Select[Any]:
+        """What a page has of each row: of a message everything, in the order of the columns."""
+        return self._stored() if table is self._known.events else sa.select(*table.c)
+
+    def _page(
+        self, table: sa.Table, wanted: Iterable[sa.ColumnElement[bool]], order: sa.ColumnElement[Any]
+    ) -> Statement:
         if self._dialect.name in ("mysql", "mariadb"):
-            return self._narrow_page(wanted, order)
-        page = self._stored().where(*wanted).order_by(order).limit(_given("limit"))
+            return self._narrow_page(table, wanted, order)
+        page = self._selected(table).where(*wanted).order_by(order).limit(_given("limit"))
         if not self._windowed:
             return self._made(page)
-        size = sa.func.octet_length(sa.cast(self._known.events.c.event, sa.Text))
+        json = isinstance(table.c.event.type, sa.Text)
+        size = sa.func.octet_length(sa.cast(table.c.event, sa.Text) if json else table.c.event)
         so_far = (sa.func.sum(size).over(order_by=order, rows=(None, 0)) - size).label("so_far")
         inner = page.add_columns(so_far).subquery()
         columns = [column for column in inner.c if column.name != "so_far"]
@@ -106,19 +108,21 @@ class Statements:
         cut = sa.select(*columns).where(inner.c.so_far < sa.literal_column(str(PAGE_BYTES)))
         return self._made(cut.order_by(key.desc() if backwards else key))
 
-    def _narrow_page(self, wanted: Iterable[sa.ColumnElement[bool]], order: sa.ColumnElement[Any]) -> Statement:
+    def _narrow_page(
+        self, table: sa.Table, wanted: Iterable[sa.ColumnElement[bool]], order: sa.ColumnElement[Any]
+    ) -> Statement:
         """A page cut where all rows that a window function is asked about are copied first: only their sizes are."""
-        events = self._known.events.c
-        size = sa.func.octet_length(events.event).label("size")
-        chosen = sa.select(events.ns, events.position, events.version, size).where(*wanted).order_by(order)
-        sizes = chosen.limit(_given("limit")).subquery("sizes")
+        rows, key = table.c, table.primary_key.columns.keys()
+        size = sa.func.octet_length(rows.event).label("size")
+        short = [column for column in rows if column.name in (*key, "version")]
+        sizes = sa.select(*short, size).where(*wanted).order_by(order).limit(_given("limit")).subquery("sizes")
         backwards = isinstance(order, sa.UnaryExpression)
         along = sizes.c.version.desc() if backwards else sizes.c.position  # an actor's versions are in this order, too
         so_far = (sa.func.sum(sizes.c.size).over(order_by=along, rows=(None, 0)) - sizes.c.size).label("so_far")
-        cut = sa.select(sizes.c.ns, sizes.c.position, so_far).subquery("cut")
-        page = self._stored().join(cut, sa.and_(events.ns == cut.c.ns, events.position == cut.c.position))
+        cut = sa.select(*(sizes.c[name] for name in key), so_far).subquery("cut")
+        page = self._selected(table).join(cut, sa.and_(*(rows[name] == cut.c[name] for name in key)))
         page = page.where(cut.c.so_far < sa.literal_column(str(PAGE_BYTES)))
-        return self._made(page.order_by(events.position.desc() if backwards else events.position))
+        return self._made(page.order_by(rows.position.desc() if backwards else rows.position))
 
     def _raw(self, document: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         """The bytes of an event as they stand there: a driver would decode JSON, or text only for us to encode it."""

@@ -1,8 +1,8 @@
 """The event store in tables.
 
-**URL** `sqlite:///file.db` (relative), `sqlite:////absolute/file.db`, `sqlite://` (in memory),
-`postgresql://user:password@host/database`, `mysql://` and `mariadb://` likewise. Options: `prefix`, `schema`, `create`;
-`synchronous` for SQLite.
+**URL** `sqlite:///file.db` (relative), `sqlite:////absolute/file.db`, `sqlite://` or
+`sqlite:///:memory:` (in memory), `postgresql://user:password@host/database`, `mysql://` and `mariadb://` likewise.
+Options: `prefix`, `schema`, `create`; `synchronous` for SQLite.
 
 **Guarantees** All rules, and the features MULTI_ACTOR and CALLER_TRANSACTION. Durability is read from the database.
 
