@@ -1,4 +1,4 @@
-"""Aether on SQL: SQLite embedded, PostgreSQL for production, MariaDB and MySQL too.
+"""Aether on SQL: SQLite embedded, PostgreSQL for production, MariaDB too, and MySQL, untried.
 
 Open it by URL with `aether.core.open_store("postgresql://…")`, or give `open_store`, `open_bus` and `open_election` of
 this module an `AsyncEngine` of your own. `ddl` prints the tables, `tables` gives their metadata to tools.
