@@ -1,5 +1,7 @@
-"""Aether: event sourcing primitives for Python. Everything that an application needs is imported from here.
+"""Aether: event sourcing primitives for Python. Events, store, bus and election are imported from here.
 
+What is built on them is imported from where it is: `aether.core.state` (commands, typed events, snapshots),
+`aether.core.projection` (views, reactors, the outbox), `aether.core.correlation` and `aether.core.testing`.
 Backend authors read `aether.core.spi` and `aether.core.hookspecs`.
 """
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from aether.core.errors import StoreIdentityChanged as StoreIdentityChanged
     from aether.core.errors import TimedOut as TimedOut
     from aether.core.errors import Unavailable as Unavailable
+    from aether.core.errors import UnreadableEvent as UnreadableEvent
     from aether.core.errors import VersionConflict as VersionConflict
     from aether.core.event import START as START
     from aether.core.event import Appended as Appended
@@ -102,6 +105,7 @@ _HOMES = {
     "Term": "election",
     "TimedOut": "errors",
     "Unavailable": "errors",
+    "UnreadableEvent": "errors",
     "VersionConflict": "errors",
     "connect": "opening",
     "new_id": "event",
@@ -150,6 +154,7 @@ __all__ = [
     "Term",
     "TimedOut",
     "Unavailable",
+    "UnreadableEvent",
     "VersionConflict",
     "connect",
     "new_id",

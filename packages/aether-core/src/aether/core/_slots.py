@@ -90,7 +90,7 @@ async def save_snapshot(driver: StoreDriver, snapshot: Snapshot, *, timeout: flo
         if slot is None or (slot == there and not trusted):
             return value
         found = _decode_snapshot(driver, slot, snapshot.actor_id, snapshot.schema)
-        return value if found is None or snapshot.version > found.snapshot.version else None
+        return value if found is None or snapshot.version >= found.snapshot.version else None
 
     await _change(driver, _SNAPSHOT, name, newest, timeout=timeout)
 

@@ -7,6 +7,7 @@
 | `Unavailable`, `TimedOut`, `NoResponders` | try again later |
 | `InvalidEvent`, `InvalidSnapshot`, `InvalidName`, `InvalidURL` | fix the input |
 | `PayloadTooLarge`, `CommitTooLarge` | send less at once |
+| `UnreadableEvent` | add the class or the upcaster that it needs |
 | `CorruptEvent`, `CorruptLease`, `StoreIdentityChanged` | call the operator |
 | `StaleRead` | wait, or ask another server |
 | `FeatureMissing` | choose another backend, or do without |
@@ -161,6 +162,20 @@ class CorruptEvent(AetherError):
         super().__init__(
             f"actor {actor_id!r}, version {version}, position {position}: {reason}; "
             "the stored data is damaged, restore it or ask the operator"
+        )
+
+
+class UnreadableEvent(AetherError):
+    """A stored event is sound, and this program's classes cannot read it: its name, its schema or its fields."""
+
+    def __init__(self, event_type: str, actor_id: str, version: int, reason: str) -> None:
+        self.event_type = event_type
+        self.actor_id = actor_id
+        self.version = version
+        self.reason = reason
+        super().__init__(
+            f"{event_type!r}, version {version} of {actor_id!r}: {reason}; "
+            "add the class or the upcaster that it needs, or deploy the newer program first"
         )
 
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from aether.core import _slots
 from aether.core._commit import commit, plan_commit
+from aether.core.correlation import correlated
 from aether.core.encoding import decode_event
 from aether.core.errors import CorruptEvent, FeatureMissing, InvalidSnapshot, StaleRead, StoreIdentityChanged
 from aether.core.event import START, Appended, Event, Position, Snapshot
@@ -99,12 +100,14 @@ class EventStore(Facade[StoreDriver]):
         certainly nothing was stored, `OutcomeUnknown` if that cannot be known. The outcome of a cancelled call is
         unknown, too. Repeating is always safe. With the caller's own transaction in `connection` nothing is repeated.
 
+        Events get the metadata of their context (`aether.core.correlation`) that they do not have yet.
+
         Raises `ValueError` without events, `InvalidEvent`, `InvalidName`, `PayloadTooLarge` or `CommitTooLarge`
         before any I/O, and `FeatureMissing` for several actors where the backend has no MULTI_ACTOR, or for
         `connection` where it has no CALLER_TRANSACTION.
         """
         driver = self._live()
-        writes = plan_commit(events, driver.limits)
+        writes = plan_commit([correlated(event) for event in events], driver.limits)
         if len(writes) > 1 and Feature.MULTI_ACTOR not in driver.features:
             raise FeatureMissing(self.backend, [Feature.MULTI_ACTOR], hint="append to one actor per call")
         if connection is None:
