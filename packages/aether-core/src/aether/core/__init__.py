@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aether.core.errors import BackendConflict as BackendConflict
     from aether.core.errors import BackendNotFound as BackendNotFound
     from aether.core.errors import BackendUnusable as BackendUnusable
+    from aether.core.errors import CheckpointMoved as CheckpointMoved
     from aether.core.errors import Closed as Closed
     from aether.core.errors import CommitTooLarge as CommitTooLarge
     from aether.core.errors import CorruptEvent as CorruptEvent
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from aether.core.errors import VersionConflict as VersionConflict
     from aether.core.event import START as START
     from aether.core.event import Appended as Appended
+    from aether.core.event import Claim as Claim
     from aether.core.event import Event as Event
     from aether.core.event import Position as Position
     from aether.core.event import Snapshot as Snapshot
@@ -72,6 +74,8 @@ _HOMES = {
     "BackendNotFound": "errors",
     "BackendUnusable": "errors",
     "BusSubscription": "bus",
+    "CheckpointMoved": "errors",
+    "Claim": "event",
     "Closed": "errors",
     "CommitTooLarge": "errors",
     "Connection": "opening",
@@ -122,6 +126,8 @@ __all__ = [
     "BackendNotFound",
     "BackendUnusable",
     "BusSubscription",
+    "CheckpointMoved",
+    "Claim",
     "Closed",
     "CommitTooLarge",
     "Connection",

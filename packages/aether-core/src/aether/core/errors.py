@@ -9,6 +9,7 @@
 | `PayloadTooLarge`, `CommitTooLarge` | send less at once |
 | `UnreadableEvent` | add the class or the upcaster that it needs |
 | `CorruptEvent`, `CorruptLease`, `StoreIdentityChanged` | call the operator |
+| `CheckpointMoved` | go on from where the checkpoint is |
 | `StaleRead` | wait, or ask another server |
 | `FeatureMissing` | choose another backend, or do without |
 | `StaleToken`, `LeadershipLost` | stop: somebody else leads now |
@@ -233,6 +234,16 @@ class StaleToken(AetherError):
         self.token = token
         self.current = current
         super().__init__(f"{name!r}: token {token} is older than {current}; stop, another leader has taken over")
+
+
+class CheckpointMoved(AetherError):
+    """The checkpoint is not where its writer left it: a write whose answer was lost had succeeded after all."""
+
+    def __init__(self, name: str, *, expected: object, found: object) -> None:
+        self.name = name
+        self.expected = expected
+        self.found = found
+        super().__init__(f"checkpoint {name!r} is at {found}, not at {expected}; go on from where it is")
 
 
 class LeadershipLost(AetherError):
