@@ -26,7 +26,7 @@ from aether.core.subscription import Subscription
 
 _log = logging.getLogger("aether")
 
-_UNSAVED = 1.0  # seconds after which progress is saved at the latest, in long batches and where nothing was wanted
+_UNSAVED = 0.25  # seconds after which progress is saved at the latest, in long batches and where nothing was wanted
 _CONFLICTS = 100  # in transactions that park: each is another partition's progress
 
 Transaction = Callable[[], AbstractAsyncContextManager[Any]]
@@ -140,7 +140,7 @@ class Worker:
             self._done = one.position
         await self._handle(ready)
         self._done = end
-        if page and self._work.transaction is None:
+        if page:
             await self._save()
         else:  # nothing was done: where it is may be told a little later
             await self._save_when_late()
