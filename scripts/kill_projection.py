@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import itertools
+import multiprocessing
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -35,7 +36,7 @@ from aether.core.relay import relay
 from aether.core.state import NewEvent, record
 
 ACTORS = 4
-TTL = 0.6
+TTL = 0.8
 NAMESPACE = "killed"
 TABLE = "CREATE TABLE effects (number {serial} PRIMARY KEY, actor_id TEXT, version INTEGER)"
 SERIAL = {"sqlite": "INTEGER", "postgresql": "SERIAL"}
@@ -54,11 +55,6 @@ def _engine(url: str) -> Any:
     return create_async_engine(f"{driver}:{url.partition(':')[2]}")
 
 
-def _tell(event: Event) -> None:
-    """Let the parent know that this process is working."""
-    os.write(1, f"{event.actor_id} {event.version}\n".encode())
-
-
 async def _into_table(url: str, opened: Connection) -> None:
     from sqlalchemy import text
 
@@ -66,7 +62,6 @@ async def _into_table(url: str, opened: Connection) -> None:
     engine = _engine(url)
 
     async def handler(event: Event, connection: Any) -> None:
-        _tell(event)
         await connection.execute(insert, {"actor_id": event.actor_id, "version": event.version})
 
     await project(
@@ -85,18 +80,13 @@ async def _into_file(file: str, opened: Connection) -> None:
     out = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     async def handler(event: Event) -> None:
-        _tell(event)
         os.write(out, f"{event.actor_id} {event.version}\n".encode())
 
     await project(opened.store, "list", handler, on_error=STOP, election=opened.election, ttl=TTL, batch=50).run()
 
 
 async def _onto_bus(opened: Connection) -> None:
-    carrying = relay(opened.store, opened.bus, election=opened.election, ttl=TTL, batch=50)
-    async with carrying:
-        while True:  # a relay has no handler of ours: it tells that it works by its state
-            os.write(1, f"{carrying.states[0].state}\n".encode())
-            await asyncio.sleep(0.05)
+    await relay(opened.store, opened.bus, election=opened.election, ttl=TTL, batch=50).run()
 
 
 async def child(kind: str, url: str, file: str) -> None:
@@ -110,7 +100,16 @@ async def child(kind: str, url: str, file: str) -> None:
             await _into_table(url, opened)
 
 
+def run_child(kind: str, url: str, file: str) -> None:
+    """What the process does."""
+    asyncio.run(child(kind, url, file))
+
+
 # --- The parent ---
+
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["__main__", "aether.nats", "aether.sql.sqlite", "aiosqlite", "sqlalchemy.ext.asyncio"])
 
 
 class Killed:
@@ -118,23 +117,19 @@ class Killed:
 
     def __init__(self, *arguments: str) -> None:
         self._arguments = arguments
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Any = None
 
-    async def start(self) -> None:
-        """Start it."""
-        command = [sys.executable, __file__, "--child", *self._arguments]
-        pipe = asyncio.subprocess.PIPE
-        self._process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stdin=pipe)
+    def start(self) -> None:
+        """Start it, as a fork of a process that has imported everything already."""
+        self._process = FORKS.Process(target=run_child, args=self._arguments, daemon=True)
+        self._process.start()
 
-    async def kill(self) -> None:
+    def kill(self) -> None:
         """Kill it, and wait until it is gone."""
-        if self._process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.communicate()
-        if self._process.returncode != -9:
-            raise SystemExit(f"a process of the projection ended by itself, with {self._process.returncode}")
+        self._process.kill()
+        self._process.join()
+        if self._process.exitcode != -signal.SIGKILL:
+            raise SystemExit(f"a process of the projection ended by itself, with {self._process.exitcode}")
 
 
 async def _append(opened: Connection, actor_id: str, stopped: asyncio.Event) -> int:
@@ -194,8 +189,8 @@ async def _torture(
     file = folder / "effects"
     nodes = [Killed(kind, url, str(file)) for _ in range(2)]
     for node in nodes:
-        stack.push_async_callback(node.kill)
-        await node.start()
+        node.start()
+        stack.callback(node.kill)
     stopped = asyncio.Event()
     writers = [asyncio.create_task(_append(opened, f"a{number}", stopped)) for number in range(ACTORS)]
     consumer = Consumer(opened.store, "relay" if kind == "relay" else "list", kind=_kind(kind))
@@ -204,8 +199,8 @@ async def _torture(
         before = await _works(consumer, before)
         await asyncio.sleep(random.uniform(0, 0.3))
         node = random.choice(nodes)
-        await node.kill()
-        await node.start()
+        node.kill()
+        node.start()
     stopped.set()
     counts = {f"a{number}": await writer for number, writer in enumerate(writers)}
     await consumer.caught_up(timeout=BOUND)
@@ -291,10 +286,6 @@ def at_least_once(effects: Iterable[Effect], counts: dict[str, int]) -> list[str
 
 def main() -> int:
     """Torture each kind, and return 1 if anything was wrong."""
-    if sys.argv[1:2] == ["--child"]:
-        kind, url, file = sys.argv[2:]
-        asyncio.run(child(kind, url, file))
-        return 0
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("kinds", nargs="+", choices=["sqlite", "postgresql", "nats", "relay"])
     parser.add_argument("--kills", type=int, default=50)
