@@ -1,4 +1,4 @@
-"""The test kit: what it lets pass, what it finds, and that it says so."""
+"""The test kit: what it lets pass, what it finds, and that it says so. Sleeps are in virtual time."""
 
 import asyncio
 import itertools

@@ -33,7 +33,7 @@ class FakeClock:
         if seconds <= 0:
             return await asyncio.sleep(0)
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._at(self._now + seconds, lambda: woken.done() or woken.set_result(None))
+        self._at(self._now + seconds, lambda: None if woken.done() else woken.set_result(None))
         return await woken
 
     def timeout(self, seconds: float | None) -> asyncio.Timeout:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from copy import deepcopy
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from aether.core.correlation import handling
 from aether.core.encoding import decode_event, encode_event
@@ -43,7 +43,7 @@ async def play_twice(
     """
     played = list(events)
     await _play(handler, played)
-    seen = deepcopy(await _settled(look()))
+    seen: Seen = deepcopy(await _settled(look()))
     for number, event in enumerate(played):
         await _play(handler, played[number:])
         again = await _settled(look())
@@ -61,4 +61,4 @@ async def _play(handler: Callable[[Event], Awaitable[object] | object], events: 
 
 
 async def _settled(answer: Any) -> Any:
-    return await cast("Awaitable[Any]", answer) if inspect.isawaitable(answer) else answer
+    return await answer if inspect.isawaitable(answer) else answer
