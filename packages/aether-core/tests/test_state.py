@@ -240,6 +240,24 @@ def test_a_command_with_a_key_is_executed_once(run):
     run(body)
 
 
+def test_what_was_decided_on_an_older_version_is_refused(run):
+    async def body():
+        async with opened() as (store, other, driver):
+            assert (await execute(store, ACCOUNT, "a", 5, expected=0)).version == 1
+            with pytest.raises(VersionConflict, match="the actor is at version 1"):
+                await execute(store, ACCOUNT, "a", 5, expected=0)
+
+            async def faster():
+                await execute(other, ACCOUNT, "a", 1)
+
+            driver.before_append = faster
+            with pytest.raises(VersionConflict):
+                await execute(store, ACCOUNT, "a", 5, expected=1)
+            assert await load(store, evolve, Decimal, "a", types=ACCOUNT.types) == (Decimal(6), 2)
+
+    run(body)
+
+
 def test_mistakes_are_named(run):
     async def body():
         async with opened() as (store, _, _):

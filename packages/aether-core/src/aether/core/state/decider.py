@@ -139,6 +139,7 @@ async def execute(
     snapshots: Snapshots[State] | None = None,
     metadata: Mapping[str, str] | None = None,
     key: str | None = None,
+    expected: int | None = None,
     attempts: int = ATTEMPTS,
 ) -> Executed[State]:
     """Load the actor, decide, and append what was decided as one commit; again, if somebody was faster.
@@ -151,6 +152,9 @@ async def execute(
     with the events of the first time. It is what makes calls from a reactor, or after `OutcomeUnknown` or a cancel,
     safe to repeat. It makes the whole history be read: snapshots do not help.
 
+    `expected` is the version that the caller has looked at (`If-Match` of HTTP): `VersionConflict` is raised, and
+    nothing is decided again, unless the actor is still there.
+
     Raises as `EventStore.append` and `load`.
     """
     _check(attempts, key)
@@ -160,6 +164,8 @@ async def execute(
         if actor.known:
             appended = await store.append(*actor.known)  # finds them stored, and where
             return Executed(actor.state, actor.version, tuple(actor.known), appended.position, replayed=True)
+        if expected is not None and actor.version != expected:
+            raise VersionConflict(actor_id, attempted=expected + 1, current=actor.version)
         told = _decided(decider, actor.state, command, metadata)
         if not told:
             return Executed(actor.state, actor.version)
@@ -167,7 +173,7 @@ async def execute(
         try:
             appended = await _append(store, events, attempts - attempt)
         except VersionConflict:
-            if attempt + 1 == attempts:
+            if expected is not None or attempt + 1 == attempts:
                 raise
             await _pause(attempt)
             continue
