@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aether.core import EventStore, InvalidSnapshot, Snapshot, Unavailable
+from aether.core.spi import Stored
 from aether.core.state import Decider, EventTypes, Loaded, Snapshots, event, execute, load
 from aether.memory import MemoryStore, NamespaceSpace
 
@@ -85,9 +86,9 @@ async def state(store: EventStore, snapshots: Snapshots[Any] | None = None, **mo
 
 
 @settings(deadline=None)
-@given(commits, st.integers(1, 5))
-def test_the_state_is_the_same_with_and_without(commits, every):
-    snapshots = Snapshots("cart", Cart, every=every)
+@given(commits, st.integers(1, 5), st.integers(0, 2))
+def test_the_state_is_the_same_with_and_without(commits, every, keep):
+    snapshots = Snapshots("cart", Cart, every=every, keep=keep)
 
     async def body(store, driver):
         with_, without = Cart(), Cart()
@@ -112,11 +113,41 @@ def test_only_what_is_behind_the_snapshot_is_read():
         assert (await store.snapshot("a", schema="cart")).version == 20
         driver.reads.clear()
         assert (await state(store, snapshots)).version == 25
-        assert driver.reads == [20]
+        assert driver.reads == [19]  # with the event that the snapshot was taken at
         await snapshots.save(store, "a", await state(store))  # by hand
         driver.reads.clear()
         assert (await state(store, snapshots)).version == 25
-        assert driver.reads == [25]
+        assert driver.reads == [24]
+
+    run(body)
+
+
+def test_a_state_in_memory_saves_reading_and_is_never_older_or_wrong():
+    snapshots = Snapshots("cart", Cart, keep=1)
+    add = [Added("x", Decimal(1))]
+
+    async def body(store, driver):
+        for _ in range(3):
+            await execute(store, CART, "a", add, snapshots=snapshots)
+        driver.reads.clear()
+        await execute(store, CART, "a", add)  # by somebody else
+        await execute(store, CART, "a", add, snapshots=snapshots)
+        assert driver.reads == [0, 2]
+        assert (await state(store, snapshots, upto=2)).version == 2
+        assert await state(store, snapshots) == await state(store)
+        # Another history of the same actor, as in a store that was restored:
+        other = await execute(store, CART, "b", [Emptied()] * 9)
+        history = driver._space.actors["a"]
+        history[:] = [
+            Stored(one.position, "a", one.version, one.data.replace(b'"b"', b'"a"'))
+            for one in driver._space.actors["b"]
+        ]
+        assert other.version == 9
+        assert await state(store, snapshots) == await state(store)
+        del history[3:]
+        assert await state(store, snapshots) == await state(store)
+        await execute(store, CART, "c", add, snapshots=snapshots)
+        assert snapshots.kept(store, "a") is None
 
     run(body)
 
@@ -149,7 +180,7 @@ def test_a_stale_snapshot_is_dropped_with_a_warning_and_replaced(caplog):
         caplog.clear()
         driver.reads.clear()
         await execute(store, new, "a", [Added("z", Decimal(3))], snapshots=snapshots)
-        assert driver.reads == [2]  # it was replaced at once
+        assert driver.reads == [1]  # it was replaced at once
         assert not caplog.records
         # The old program drops it in turn, and saves at the same version: the last one wins.
         await Snapshots("cart", Cart).save(store, "a", await state(store))
@@ -239,5 +270,7 @@ def test_bad_arguments_are_refused():
             Snapshots("c", Cart, every=every)
     with pytest.raises(ValueError, match="snapshot schema"):
         Snapshots("", Cart)
+    with pytest.raises(ValueError, match="keep"):
+        Snapshots("cart", Cart, keep=-1)
     with pytest.raises(TypeError):
         Snapshots("c", field)  # no type

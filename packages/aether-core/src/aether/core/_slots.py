@@ -105,6 +105,13 @@ async def load_snapshot(driver: StoreDriver, actor_id: str, schema: str) -> Snap
     return None if slot is None else await _trusted(driver, slot, actor_id, schema)
 
 
+async def peek_snapshot(driver: StoreDriver, actor_id: str, schema: str) -> tuple[Snapshot, str] | None:
+    """The snapshot of that schema with the id of the event that it was taken at, which the caller has to look for."""
+    slot = await driver.load(_SNAPSHOT, _snapshot_name(actor_id, schema))
+    stored = None if slot is None else _decode_snapshot(driver, slot, actor_id, schema)
+    return None if stored is None else (stored.snapshot, stored.event)
+
+
 async def _trusted(driver: StoreDriver, slot: Slot, actor_id: str, schema: str) -> Snapshot | None:
     """The snapshot in a slot, if it can be read and the event that it was taken at still stands there."""
     stored = _decode_snapshot(driver, slot, actor_id, schema)

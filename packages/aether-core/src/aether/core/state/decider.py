@@ -15,7 +15,7 @@ from aether.core.errors import AetherError, OutcomeUnknown, VersionConflict
 from aether.core.event import START, Appended, Event, Position
 from aether.core.names import check_name
 from aether.core.state.new_event import NewEvent
-from aether.core.state.snapshots import Loaded, Snapshots
+from aether.core.state.snapshots import Loaded, Saved, Snapshots
 from aether.core.state.typed import EventTypes, new_event
 from aether.core.store import EventStore
 
@@ -80,6 +80,8 @@ async def load(
     """
     actor = _Actor(store, Decider(initial, evolve, _decide_nothing, types), actor_id, snapshots)
     await actor.catch_up(upto=upto)
+    if upto is None:
+        actor.hold()
     return Loaded(actor.state, actor.version)
 
 
@@ -106,28 +108,62 @@ class _Actor(Generic[State, Told]):
         self._fresh = True
         self.state: State = decider.initial()
         self.version = 0
+        self.last_id = ""
         self.dropped = False
         self.known: list[Event] = []
         """The events that were appended for `key`."""
 
     async def catch_up(self, upto: int | None = None) -> None:
         """Apply what has been appended since the last time."""
-        if self._fresh and self._snapshots is not None:
-            found, self.dropped = await self._snapshots.newest(self._store, self._actor_id)
-            if found is not None and (upto is None or found.version <= upto):
-                self.state, self.version = found
-        self._fresh = False
+        fresh, self._fresh = self._fresh, False
+        if fresh and self._snapshots is not None and await self._begin(self._snapshots, upto):
+            return
         async for event in self._store.read(self._actor_id, after=self.version, upto=upto):
             self.apply(event)
             if self._key is not None and event.id == _keyed(self._key, len(self.known)):
                 self.known.append(event)
+
+    async def _begin(self, snapshots: Snapshots[State], upto: int | None) -> bool:
+        """Begin at a state that is kept in memory, or at one that was saved; whether one of them holds."""
+        kept = snapshots.kept(self._store, self._actor_id)
+        if kept is not None and (upto is None or kept.version <= upto):
+            if await self._continue(kept, upto):
+                return True
+            snapshots.forget(self._store, self._actor_id)
+        saved, self.dropped = await snapshots.saved(self._store, self._actor_id)
+        if saved is None or (upto is not None and saved.version > upto):
+            return False
+        if await self._continue(saved, upto):
+            return True
+        self.dropped = True
+        snapshots.dropped(self._actor_id, saved.version, "the actor has another event there, or none")
+        return False
+
+    async def _continue(self, saved: Saved[State], upto: int | None) -> bool:
+        """Go on from a state, if the event that it was taken at still stands there: a store may be restored."""
+        holds = False
+        async for event in self._store.read(self._actor_id, after=saved.version - 1, upto=upto):
+            if not holds:
+                if event.id != saved.event_id:
+                    return False
+                holds = True
+                self.state, self.version, self.last_id = saved.state, saved.version, event.id
+            else:
+                self.apply(event)
+        return holds
+
+    def hold(self) -> None:
+        """Let others begin where this one is."""
+        if self._snapshots is not None and self.version:
+            saved = Saved(self.state, self.version, self.last_id)
+            self._snapshots.hold(self._store, self._actor_id, saved)
 
     def apply(self, event: Event) -> None:
         """Evolve the state by one event."""
         types = self._decider.types
         told = cast("Told", event) if types is None else types.decode(event)
         self.state = self._decider.evolve(self.state, told)
-        self.version = event.version
+        self.version, self.last_id = event.version, event.id
 
 
 async def execute(
@@ -161,6 +197,7 @@ async def execute(
     actor = _Actor(store, decider, actor_id, snapshots, key)
     for attempt in range(attempts):
         await actor.catch_up()
+        actor.hold()
         if actor.known:
             appended = await store.append(*actor.known)  # finds them stored, and where
             return Executed(actor.state, actor.version, tuple(actor.known), appended.position, replayed=True)
@@ -184,6 +221,7 @@ async def execute(
         before = actor.version
         for event in events:
             actor.apply(event)
+        actor.hold()
         await _save_if_due(store, snapshots, actor_id, before, actor)
         return Executed(actor.state, actor.version, tuple(events), appended.position)
     raise AssertionError("the last attempt returns or raises")

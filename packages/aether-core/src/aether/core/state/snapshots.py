@@ -8,6 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
 
+from aether.core._slots import peek_snapshot
 from aether.core.errors import InvalidEvent, InvalidSnapshot
 from aether.core.event import Snapshot
 from aether.core.names import check_name
@@ -28,6 +29,14 @@ class Loaded(NamedTuple, Generic[State]):
     version: int
 
 
+class Saved(NamedTuple, Generic[State]):
+    """A state from memory or from a snapshot. It holds if the event of this id stands at its version."""
+
+    state: State
+    version: int
+    event_id: str
+
+
 class Snapshots(Generic[State]):
     """How states of one class are kept: under a name, with a fingerprint of the class's fields.
 
@@ -38,16 +47,22 @@ class Snapshots(Generic[State]):
     Another name is also what lets two versions of a program run side by side without dropping each other's.
     """
 
-    def __init__(self, name: str, state: type[State], *, every: int | None = None) -> None:
+    def __init__(self, name: str, state: type[State], *, every: int | None = None, keep: int = 0) -> None:
         """Take the class of the state: a dataclass, Struct, attrs or pydantic class, or a type of JSON.
 
         `execute` saves each time that an actor passes a multiple of `every` versions; None leaves it to `save`.
+        `keep` is how many states this object keeps in memory, the newest of those actors that were used last: then
+        only what is behind them is read. They are handed out as they are, so `evolve` must never change one.
         Raises `TypeError` for a class that cannot be decoded again.
         """
         if every is not None and (type(every) is not int or every < 1):
             raise ValueError(f"every is a number of events of 1 or more, or None, not {every!r:.80}")
+        if type(keep) is not int or keep < 0:
+            raise ValueError(f"keep is a number of states of 0 or more, not {keep!r:.80}")
         self.name = check_name("snapshot schema", name)
         self.every = every
+        self._keep = keep
+        self._kept: dict[tuple[str, str], Saved[State]] = {}
         self._class = state
         check_class(state)
         self.fingerprint = _fingerprint(state)
@@ -72,25 +87,50 @@ class Snapshots(Generic[State]):
         snapshot = Snapshot(actor_id=actor_id, version=loaded.version, schema=self.name, state=state)
         await store.save_snapshot(snapshot)
 
-    async def newest(self, store: EventStore, actor_id: str) -> tuple[Loaded[State] | None, bool]:
-        """The newest state that can be trusted, and whether one had to be dropped."""
-        snapshot = await store.snapshot(actor_id, schema=self.name)
-        if snapshot is None:
+    # --- For execute and load ---
+
+    def kept(self, store: EventStore, actor_id: str) -> Saved[State] | None:
+        """The state that is in memory."""
+        return self._kept.get((store.identity, actor_id))
+
+    def hold(self, store: EventStore, actor_id: str, saved: Saved[State]) -> None:
+        """Keep a state in memory, in place of the one that was used longest ago."""
+        if not self._keep:
+            return
+        place = store.identity, actor_id
+        before = self._kept.pop(place, None)
+        self._kept[place] = saved if before is None or saved.version >= before.version else before
+        if len(self._kept) > self._keep:
+            del self._kept[next(iter(self._kept))]
+
+    def forget(self, store: EventStore, actor_id: str) -> None:
+        """Drop the state that is in memory: another event stands there."""
+        self._kept.pop((store.identity, actor_id), None)
+
+    async def saved(self, store: EventStore, actor_id: str) -> tuple[Saved[State] | None, bool]:
+        """The state that was saved, and whether one had to be dropped. Whoever uses it looks for its event."""
+        found = await peek_snapshot(store._live(), check_name("actor id", actor_id), self.name)
+        if found is None:
             return None, False
-        found = snapshot.state
+        snapshot, event_id = found
+        told = snapshot.state
         try:
-            if not isinstance(found, dict) or found.get("fingerprint") != self.fingerprint:
+            if not isinstance(told, dict) or told.get("fingerprint") != self.fingerprint:
                 raise ValueError(f"it was taken of other fields than {self._class.__qualname__} has now")
-            return Loaded(from_json(found["state"], self._class), snapshot.version), False
+            return Saved(from_json(told["state"], self._class), snapshot.version, event_id), False
         except (ValueError, TypeError, LookupError) as error:
-            _log.warning(
-                "snapshot %r of %r, version %d, is dropped and its events are replayed: %s",
-                self.name,
-                actor_id,
-                snapshot.version,
-                error,
-            )
+            self.dropped(actor_id, snapshot.version, error)
             return None, True
+
+    def dropped(self, actor_id: str, version: int, reason: object) -> None:
+        """Say that a snapshot is of no use."""
+        _log.warning(
+            "snapshot %r of %r, version %d, is dropped and its events are replayed: %s",
+            self.name,
+            actor_id,
+            version,
+            reason,
+        )
 
 
 def _fingerprint(cls: type) -> str:
