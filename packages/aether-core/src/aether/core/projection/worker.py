@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
@@ -64,11 +63,15 @@ class _Filter(EventFilter):
         super().__init__(types=wanted.types, actors=wanted.actors)
         self._share = share
         self._journal = journal
+        self._all = share.parts == 1 and self.types is None and self._parts is None
 
     def decode(self, stored: Stored) -> Event | None:
-        if stored.actor_id.startswith(RESERVED):
-            return decode_event(stored) if stored.actor_id == self._journal else None
-        return super().decode(stored) if self._share.has(stored.actor_id) else None
+        actor_id = stored.actor_id
+        if actor_id.startswith(RESERVED):
+            return decode_event(stored) if actor_id == self._journal else None
+        if self._all:
+            return decode_event(stored)
+        return super().decode(stored) if self._share.has(actor_id) else None
 
 
 class Delivered(NamedTuple):
@@ -117,7 +120,7 @@ class Worker:
             self._report("running", None)
             while True:
                 page = await self._next(events)
-                await self._take([Delivered(*one) for one in page], events.position)
+                await self._take(page, events.position)
 
     async def _next(self, events: Subscription) -> Sequence[tuple[Position, Event]]:
         if self._done != self._saved:
@@ -128,16 +131,17 @@ class Worker:
                 await self._save()
         return await events.batch()
 
-    async def _take(self, page: Sequence[Delivered], end: Position) -> None:
+    async def _take(self, page: Sequence[tuple[Position, Event]], end: Position) -> None:
         ready: list[Delivered] = []
-        for one in page:
-            if one.event.actor_id != self._journal.key:
-                ready.append(one)
+        journal = self._journal.key
+        for position, event in page:
+            if event.actor_id != journal:
+                ready.append(Delivered(position, event))
                 continue
             await self._handle(ready)
             ready = []
-            await self._heed(one.event)
-            self._done = one.position
+            await self._heed(event)
+            self._done = position
         await self._handle(ready)
         self._done = end
         if page:
@@ -148,8 +152,9 @@ class Worker:
     # --- Handling ---
 
     async def _handle(self, ready: Sequence[Delivered]) -> None:
-        at_once = self._work.batched or self._work.transaction is not None
-        if at_once and len(ready) > 1 and self._blocked.isdisjoint(one.event.actor_id for one in ready):
+        if not (self._work.batched or self._work.transaction is not None):
+            return await self._handle_each(ready)
+        if len(ready) > 1 and self._blocked.isdisjoint(one.event.actor_id for one in ready):
             try:
                 return await self._apply(ready)
             except Exception as error:
@@ -158,33 +163,57 @@ class Worker:
         for one in ready:
             await self._handle_one(one)
             self._done = one.position
-            if self._work.transaction is None:
-                await self._save_when_late()
         return None
 
-    async def _handle_one(self, one: Delivered) -> None:
+    async def _handle_each(self, ready: Sequence[Delivered]) -> None:
+        """One by one, outside of a transaction. This loop is what a projection costs."""
+        handler, now = self._work.handler, self._work.clock.now
+        for one in ready:
+            event = one.event
+            error: Exception | None = None
+            if event.actor_id not in self._blocked:
+                try:
+                    with handling(event):
+                        answer: Any = handler(event)
+                        if hasattr(answer, "__await__"):
+                            await answer
+                except asyncio.CancelledError as cancelled:
+                    error = _stray(cancelled)
+                except Exception as raised:  # noqa: BLE001  (the policy looks at it)
+                    error = raised
+            if error is not None or event.actor_id in self._blocked:
+                await self._handle_one(one, error)
+            self._done = one.position
+            if now() - self._saved_at >= _UNSAVED:
+                await self._save()
+
+    async def _handle_one(self, one: Delivered, error: Exception | None = None) -> None:
+        """Handle an event, and do what the policy says; `error` is that of an attempt which was made already."""
         policy = self._work.on_error
         failures = attempts = 0
         while True:
             if one.event.actor_id in self._blocked:
                 return await self._park(one, "it waits behind a parked event of its actor", 0)
-            try:
-                await self._apply([one])
-            except Exception as error:
-                if is_fatal(error, self._checkpoint):
-                    raise
-                attempts += 1
-                if not is_transient(error):
-                    if failures == policy.retries:
-                        return await self._give_up(one, error, attempts)
-                    failures += 1
-                await self._save()
-                self._report("retrying", error)
-                await self._work.clock.sleep(policy.pause(attempts - 1, random.random()))
-                continue
-            if attempts:
-                self._report("running", None)
-            return None
+            if error is None:
+                try:
+                    await self._apply([one])
+                except Exception as raised:  # noqa: BLE001  (the policy looks at it)
+                    error = raised
+            if error is None:
+                if attempts:
+                    self._report("running", None)
+                return None
+            if is_fatal(error, self._checkpoint):
+                raise error
+            attempts += 1
+            if not is_transient(error):
+                if failures == policy.retries:
+                    return await self._give_up(one, error, attempts)
+                failures += 1
+            await self._save()
+            self._report("retrying", error)
+            error = None
+            await self._work.clock.sleep(policy.pause(attempts - 1, random.random()))
 
     async def _give_up(self, one: Delivered, error: Exception, attempts: int) -> None:
         if self._work.on_error.then == "stop":
@@ -322,19 +351,24 @@ class Worker:
         raise CorruptEvent(parked.actor_id, version, parked.position, "the parked event is not there")
 
 
-async def _settled(answer: object) -> None:
+async def _settled(answer: Any) -> None:
     """Wait for a handler that is `async def`; one that is not is done already."""
-    if not inspect.isawaitable(answer):
-        return
-    awaitable: Awaitable[object] = answer
     try:
-        await awaitable
+        if hasattr(answer, "__await__"):
+            await answer
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        # Something inside of it was cancelled: let through, it would end the projection without a word.
-        raise RuntimeError("the handler ended with CancelledError, and nobody had cancelled it") from error
+        raise _stray(error) from error
+
+
+def _stray(cancelled: asyncio.CancelledError) -> RuntimeError:
+    """Something inside of a handler was cancelled: let through, it would end the projection without a word.
+
+    Raises `cancelled` where it is the projection itself that is cancelled.
+    """
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise cancelled
+    return RuntimeError("the handler ended with CancelledError, and nobody had cancelled it")
 
 
 def _named(event: Event) -> str:
