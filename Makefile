@@ -52,7 +52,8 @@ matrix: setup  ## run the suite on every backend of this repository, keep the re
 zoo: setup  ## measure how many broken backends the machines alone find out; writes conformance/kill-rate.json
 	$(BIN)/python scripts/kill_rate.py
 
-torture: setup  ## longer than make test: the suite 20 times on memory and NATS, beside busy processes; no case may fail
+torture: setup  ## longer than make test: projections killed 50 times; the suite 20 times beside busy processes
+	$(BIN)/python scripts/kill_projection.py sqlite postgresql nats relay --kills 50
 	$(BIN)/python scripts/flakes.py memory nats --rounds 20 --load 2
 
 bench: setup  ## measure against the raw clients and a peer; prints a table and writes JSON; more: bench/run.py --help

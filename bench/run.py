@@ -20,6 +20,7 @@ from typing import Any
 import against_peer
 import against_sql
 import start_up
+import state
 from against_nats import NatsBench
 from pairs import Row
 
@@ -84,7 +85,7 @@ def _figure(number: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", choices=["import", "memory", "nats", "sql", "sqlite", "postgresql"])
+    parser.add_argument("--only", choices=["import", "memory", "nats", "sql", "sqlite", "postgresql", "state"])
     parser.add_argument("--million", action="store_true", help="SQL: measure the memory of reading a million events")
     parser.add_argument("--sync-always", action="store_true", help="sync every message, on both sides")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "bench.json")
@@ -108,6 +109,9 @@ def main() -> None:
             database, found = asyncio.run(measure(arguments.rounds, arguments.json.parent, million=arguments.million))
             databases.append(database)
             rows += found
+
+    if arguments.only in (None, "state"):
+        rows += asyncio.run(state.run(arguments.rounds))
 
     report = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),

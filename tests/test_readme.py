@@ -1,4 +1,7 @@
-"""Every Python block of the README is a program that prints what the block behind it shows, on every backend."""
+"""Every Python block of the README and of docs/state.md is a program that prints what the block behind it shows.
+
+Those that name `memory://` do so on an embedded NATS server, too.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = {name: (ROOT / name).read_text("utf-8") for name in ("README.md", "docs/state.md")}
 SHOWN_URL = "memory://"
 BLOCK = re.compile(
     r"^##+ (?P<heading>[^\n]+)|^```python\n(?P<code>.*?)^```\n(\n```text\n(?P<output>.*?)^```)?",
@@ -17,30 +21,41 @@ BLOCK = re.compile(
 )
 
 
-def programs() -> list[tuple[str, str, str | None]]:
+def programs(page: str) -> list[tuple[str, str, str | None]]:
     found = []
     heading = ""
-    for match in BLOCK.finditer(README):
+    for match in BLOCK.finditer(PAGES[page]):
         heading = match["heading"] or heading
         if match["code"]:
             found.append((heading, match["code"], match["output"]))
     return found
 
 
-@pytest.mark.parametrize("backend", ["memory", "embedded"])
-@pytest.mark.parametrize(("code", "output"), [pytest.param(code, out, id=name) for name, code, out in programs()])
+PROGRAMS = [
+    pytest.param(code, output, backend, id=f"{page}-{heading}-{backend}")
+    for page in PAGES
+    for heading, code, output in programs(page)
+    for backend in (["memory", "embedded"] if SHOWN_URL in code else ["as it is"])
+]
+
+
+@pytest.mark.parametrize(("code", "output", "backend"), PROGRAMS)
 def test_block(code: str, output: str | None, backend: str, tmp_path: Path) -> None:
-    assert SHOWN_URL in code
-    url = SHOWN_URL if backend == "memory" else f"nats+embedded://{tmp_path}"
+    url = f"nats+embedded://{tmp_path}" if backend == "embedded" else SHOWN_URL
 
     command = [sys.executable, "-W", "error", "-c", code.replace(SHOWN_URL, url)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
 
     assert done.stderr == ""
     assert done.returncode == 0
     assert done.stdout == output, "show what the program prints in a ```text block right behind it"
 
 
-def test_no_block_is_overlooked() -> None:
-    shown = re.findall(r"^[ \t]*(?:```|~~~)[ \t{.]*py", README, re.MULTILINE | re.IGNORECASE)
-    assert len(programs()) == len(shown) > 0
+@pytest.mark.parametrize("page", PAGES)
+def test_no_block_is_overlooked(page: str) -> None:
+    shown = re.findall(r"^[ \t]*(?:```|~~~)[ \t{.]*py", PAGES[page], re.MULTILINE | re.IGNORECASE)
+    assert len(programs(page)) == len(shown) > 0
+
+
+def test_the_readme_runs_in_memory() -> None:
+    assert all(SHOWN_URL in code for _, code, _ in programs("README.md"))

@@ -16,7 +16,7 @@ from aether.core._requests import Requests
 from aether.core.bus import BusSubscription, EventBus
 from aether.core.encoding import decode_event
 from aether.core.errors import Closed, CorruptEvent, StoreIdentityChanged, Unavailable, VersionConflict
-from aether.core.event import START, Appended, Event
+from aether.core.event import START, Appended, Claim, Event
 from aether.core.facade import Facade
 from aether.core.features import Feature
 from aether.core.filters import EventFilter
@@ -201,7 +201,7 @@ def forgets_foreign_checkpoints(original: Any) -> Any:
     async def load(driver: Any, name: str) -> Any:
         with suppress(StoreIdentityChanged):
             return await original(driver, name)
-        return START
+        return Claim(START, 0)
 
     return load
 

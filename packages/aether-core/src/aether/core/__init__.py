@@ -1,5 +1,7 @@
-"""Aether: event sourcing primitives for Python. Everything that an application needs is imported from here.
+"""Aether: event sourcing primitives for Python. Events, store, bus and election are imported from here.
 
+What is built on them is imported from where it is: `aether.core.state` (commands, typed events, snapshots),
+`aether.core.projection` (views, reactors, the outbox), `aether.core.correlation` and `aether.core.testing`.
 Backend authors read `aether.core.spi` and `aether.core.hookspecs`.
 """
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from aether.core.errors import BackendConflict as BackendConflict
     from aether.core.errors import BackendNotFound as BackendNotFound
     from aether.core.errors import BackendUnusable as BackendUnusable
+    from aether.core.errors import CheckpointMoved as CheckpointMoved
     from aether.core.errors import Closed as Closed
     from aether.core.errors import CommitTooLarge as CommitTooLarge
     from aether.core.errors import CorruptEvent as CorruptEvent
@@ -44,9 +47,11 @@ if TYPE_CHECKING:
     from aether.core.errors import StoreIdentityChanged as StoreIdentityChanged
     from aether.core.errors import TimedOut as TimedOut
     from aether.core.errors import Unavailable as Unavailable
+    from aether.core.errors import UnreadableEvent as UnreadableEvent
     from aether.core.errors import VersionConflict as VersionConflict
     from aether.core.event import START as START
     from aether.core.event import Appended as Appended
+    from aether.core.event import Claim as Claim
     from aether.core.event import Event as Event
     from aether.core.event import Position as Position
     from aether.core.event import Snapshot as Snapshot
@@ -69,6 +74,8 @@ _HOMES = {
     "BackendNotFound": "errors",
     "BackendUnusable": "errors",
     "BusSubscription": "bus",
+    "CheckpointMoved": "errors",
+    "Claim": "event",
     "Closed": "errors",
     "CommitTooLarge": "errors",
     "Connection": "opening",
@@ -102,6 +109,7 @@ _HOMES = {
     "Term": "election",
     "TimedOut": "errors",
     "Unavailable": "errors",
+    "UnreadableEvent": "errors",
     "VersionConflict": "errors",
     "connect": "opening",
     "new_id": "event",
@@ -118,6 +126,8 @@ __all__ = [
     "BackendNotFound",
     "BackendUnusable",
     "BusSubscription",
+    "CheckpointMoved",
+    "Claim",
     "Closed",
     "CommitTooLarge",
     "Connection",
@@ -150,6 +160,7 @@ __all__ = [
     "Term",
     "TimedOut",
     "Unavailable",
+    "UnreadableEvent",
     "VersionConflict",
     "connect",
     "new_id",

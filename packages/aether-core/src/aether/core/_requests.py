@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
 import msgspec
 
 from aether.core.encoding import decode_message
-from aether.core.errors import Closed, InvalidEvent, NoResponders, TimedOut
+from aether.core.errors import Closed, InvalidEvent, NoResponders, OutcomeUnknown, TimedOut, Unavailable
 from aether.core.event import Event, new_id
 from aether.core.spi import BusDriver, BusFilter, Message
 
@@ -17,6 +17,7 @@ INBOX = "_inbox."
 """Replies travel in namespaces of their own, which no user can name: those start with a letter or digit."""
 
 _REPLY_TO = "replyto"
+_ECHO = "aether.echo"
 
 
 def reply_address(request: Event) -> tuple[str, str]:
@@ -38,6 +39,7 @@ class Requests:
         self._lock = asyncio.Lock()
         self._inbox: AbstractAsyncContextManager[None] | None = None
         self._closed = False
+        self._gaps = 0
 
     async def ask(self, event: Event, encode: Callable[[Event], Message], timeout: float) -> Event:
         """Publish the event with a return address and wait for the first reply."""
@@ -57,6 +59,32 @@ class Requests:
             del self._waiting[request_id]
             if answer.done() and not answer.cancelled():
                 answer.exception()  # or asyncio reports it as never looked at, where publishing failed meanwhile
+
+    async def confirm(self, publish: Callable[[], Awaitable[None]], timeout: float) -> None:
+        """Publish, then wait for an echo that was sent behind it: messages of one publisher stay in order.
+
+        Raises `OutcomeUnknown` when no echo came, or when the connection was lost in between: the echo may have
+        travelled over another one.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._open_inbox()
+        except TimeoutError:
+            raise Unavailable("publish", reason=f"no inbox within {timeout:g} s") from None
+        before = self._gaps
+        await publish()
+        echo = new_id()
+        answer = self._waiting[echo] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._driver.publish(Message(self._namespace, _ECHO, echo, b"{}"))
+                await answer
+        except (TimeoutError, Unavailable) as error:
+            raise OutcomeUnknown("publish", reason=str(error) or f"no echo within {timeout:g} s") from error
+        finally:
+            del self._waiting[echo]
+        if self._gaps != before:
+            raise OutcomeUnknown("publish", reason="the connection was lost and came back meanwhile")
 
     async def _open_inbox(self) -> None:
         async with self._lock:
@@ -85,7 +113,9 @@ class Requests:
             answer.set_result(message)
 
     def interrupted(self) -> None:
-        """A reply may be lost: its request times out."""
+        """A reply may be lost: its request times out. So may what was published."""
+        self._gaps += 1
 
     def lost(self, count: int) -> None:
         """A reply is lost: its request times out."""
+        self._gaps += count

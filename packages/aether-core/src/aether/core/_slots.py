@@ -10,6 +10,7 @@ import msgspec
 
 from aether.core.encoding import check_json, decode_event
 from aether.core.errors import (
+    CheckpointMoved,
     InvalidEvent,
     InvalidSnapshot,
     OutcomeUnknown,
@@ -17,7 +18,7 @@ from aether.core.errors import (
     StaleToken,
     StoreIdentityChanged,
 )
-from aether.core.event import START, Position, Snapshot
+from aether.core.event import START, Claim, Position, Snapshot
 from aether.core.spi import RevisionConflict, Slot, StoreDriver
 
 _log = logging.getLogger("aether")
@@ -36,6 +37,9 @@ class _StoredSnapshot(msgspec.Struct, frozen=True):
 class _StoredCheckpoint(msgspec.Struct, frozen=True):
     position: str
     token: int
+
+
+_NO_CHECKPOINT = _StoredCheckpoint(str(START), 0)
 
 
 async def _change(
@@ -90,7 +94,7 @@ async def save_snapshot(driver: StoreDriver, snapshot: Snapshot, *, timeout: flo
         if slot is None or (slot == there and not trusted):
             return value
         found = _decode_snapshot(driver, slot, snapshot.actor_id, snapshot.schema)
-        return value if found is None or snapshot.version > found.snapshot.version else None
+        return value if found is None or snapshot.version >= found.snapshot.version else None
 
     await _change(driver, _SNAPSHOT, name, newest, timeout=timeout)
 
@@ -99,6 +103,13 @@ async def load_snapshot(driver: StoreDriver, actor_id: str, schema: str) -> Snap
     """The snapshot of that schema, or None; a bad one is None and a warning."""
     slot = await driver.load(_SNAPSHOT, _snapshot_name(actor_id, schema))
     return None if slot is None else await _trusted(driver, slot, actor_id, schema)
+
+
+async def peek_snapshot(driver: StoreDriver, actor_id: str, schema: str) -> tuple[Snapshot, str] | None:
+    """The snapshot of that schema with the id of the event that it was taken at, which the caller has to look for."""
+    slot = await driver.load(_SNAPSHOT, _snapshot_name(actor_id, schema))
+    stored = None if slot is None else _decode_snapshot(driver, slot, actor_id, schema)
+    return None if stored is None else (stored.snapshot, stored.event)
 
 
 async def _trusted(driver: StoreDriver, slot: Slot, actor_id: str, schema: str) -> Snapshot | None:
@@ -172,27 +183,50 @@ async def save_checkpoint(
     position: Position,
     *,
     token: int,
+    expected: Position | None,
     timeout: float,
     transaction: object | None = None,
 ) -> None:
-    """Keep the position under the name, unless a higher token has written there."""
+    """Keep the position under the name, unless a higher token has written there, or it is not where it should be."""
     value = msgspec.json.encode(_StoredCheckpoint(str(position), token))
 
     def fenced(slot: Slot | None) -> bytes:
-        kept = 0 if slot is None else _decode_checkpoint(slot, name).token
-        if token < kept:
-            raise StaleToken(name, token=token, current=kept)
+        kept = _NO_CHECKPOINT if slot is None else _decode_checkpoint(slot, name)
+        if token < kept.token:
+            raise StaleToken(name, token=token, current=kept.token)
+        ours = transaction is None and slot is not None and slot.value == value  # written by an attempt before
+        if expected is not None and kept.position != str(expected) and not ours:
+            raise CheckpointMoved(name, expected=expected, found=Position.parse(kept.position))
         return value
 
     await _change(driver, _CHECKPOINT, name, fenced, timeout=timeout, transaction=transaction)
 
 
-async def load_checkpoint(driver: StoreDriver, name: str) -> Position:
-    """The position that was kept, `START` if there is none."""
+async def claim_checkpoint(driver: StoreDriver, name: str, *, token: int | None, timeout: float) -> Claim:
+    """Raise the token, by default to one that nobody had, and return where the checkpoint is: in one step."""
+    claimed = Claim(START, 0)
+
+    def raised(slot: Slot | None) -> bytes:
+        nonlocal claimed
+        kept = _NO_CHECKPOINT if slot is None else _decode_checkpoint(slot, name)
+        if token is not None and token < kept.token:
+            raise StaleToken(name, token=token, current=kept.token)
+        claimed = Claim(_own(driver, name, kept), kept.token + 1 if token is None else token)
+        return msgspec.json.encode(_StoredCheckpoint(kept.position, claimed.token))
+
+    await _change(driver, _CHECKPOINT, name, raised, timeout=timeout)
+    return claimed
+
+
+async def load_checkpoint(driver: StoreDriver, name: str) -> Claim:
+    """The position that was kept, `START` if there is none, and the token that it was kept with, 0 if there is none."""
     slot = await driver.load(_CHECKPOINT, name)
-    if slot is None:
-        return START
-    position = Position.parse(_decode_checkpoint(slot, name).position)
+    kept = _NO_CHECKPOINT if slot is None else _decode_checkpoint(slot, name)
+    return Claim(_own(driver, name, kept), kept.token)
+
+
+def _own(driver: StoreDriver, name: str, kept: _StoredCheckpoint) -> Position:
+    position = Position.parse(kept.position)
     if position != START and position.store != driver.identity:
         raise StoreIdentityChanged(position, f"checkpoint {name!r} was taken of another store than {driver.identity}")
     return position

@@ -167,8 +167,12 @@ class EventBus(Facade[BusDriver]):
         """The optional promises that this bus keeps."""
         return self._live().features
 
-    async def publish(self, *events: Event) -> None:
+    async def publish(self, *events: Event, confirm: bool = False) -> None:
         """Hand the events to everybody who is subscribed now, in this order; wait for nobody.
+
+        With `confirm` it returns when the backend has them all, and raises `OutcomeUnknown` when that cannot be known,
+        within about `timeout` seconds: without, those that were just sent are lost when this process or its connection
+        dies.
 
         Raises `InvalidEvent`, `InvalidName` or `PayloadTooLarge` before any of them is sent, and `Unavailable` when
         the connection is gone: the event at fault and those behind it were not sent. `OutcomeUnknown` says the same,
@@ -176,8 +180,12 @@ class EventBus(Facade[BusDriver]):
         """
         driver = self._live()
         messages = [self._message(event) for event in events]
-        for message in messages:
-            await driver.publish(message)
+
+        async def publish() -> None:
+            for message in messages:
+                await driver.publish(message)
+
+        await (self._requests.confirm(publish, self.timeout) if confirm else publish())
 
     def subscribe(
         self,

@@ -7,7 +7,9 @@
 | `Unavailable`, `TimedOut`, `NoResponders` | try again later |
 | `InvalidEvent`, `InvalidSnapshot`, `InvalidName`, `InvalidURL` | fix the input |
 | `PayloadTooLarge`, `CommitTooLarge` | send less at once |
+| `UnreadableEvent` | add the class or the upcaster that it needs |
 | `CorruptEvent`, `CorruptLease`, `StoreIdentityChanged` | call the operator |
+| `CheckpointMoved` | go on from where the checkpoint is |
 | `StaleRead` | wait, or ask another server |
 | `FeatureMissing` | choose another backend, or do without |
 | `StaleToken`, `LeadershipLost` | stop: somebody else leads now |
@@ -164,6 +166,20 @@ class CorruptEvent(AetherError):
         )
 
 
+class UnreadableEvent(AetherError):
+    """A stored event is sound, and this program's classes cannot read it: its name, its schema or its fields."""
+
+    def __init__(self, event_type: str, actor_id: str, version: int, reason: str) -> None:
+        self.event_type = event_type
+        self.actor_id = actor_id
+        self.version = version
+        self.reason = reason
+        super().__init__(
+            f"{event_type!r}, version {version} of {actor_id!r}: {reason}; "
+            "add the class or the upcaster that it needs, or deploy the newer program first"
+        )
+
+
 class CorruptLease(AetherError):
     """A record of the register is not a lease. It is never replaced: somebody may rely on it."""
 
@@ -218,6 +234,16 @@ class StaleToken(AetherError):
         self.token = token
         self.current = current
         super().__init__(f"{name!r}: token {token} is older than {current}; stop, another leader has taken over")
+
+
+class CheckpointMoved(AetherError):
+    """The checkpoint is not where its writer left it: a write whose answer was lost had succeeded after all."""
+
+    def __init__(self, name: str, *, expected: object, found: object) -> None:
+        self.name = name
+        self.expected = expected
+        self.found = found
+        super().__init__(f"checkpoint {name!r} is at {found}, not at {expected}; go on from where it is")
 
 
 class LeadershipLost(AetherError):

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from zlib import crc32
 
 import msgspec
@@ -145,6 +145,13 @@ _MARK = re.compile("[0-9a-f]{8}")
 
 START = Position("", 0, 0)
 """Before the first event."""
+
+
+class Claim(NamedTuple):
+    """A checkpoint that was taken over: where it stands, and the token that fences everybody who had it before."""
+
+    position: Position
+    token: int
 
 
 class Appended(msgspec.Struct, frozen=True):

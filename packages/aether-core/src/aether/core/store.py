@@ -9,9 +9,10 @@ from typing import TypeVar
 from aether.core import _slots
 from aether.core._ahead import Ahead
 from aether.core._commit import commit, plan_commit
+from aether.core.correlation import correlated
 from aether.core.encoding import decode_event
 from aether.core.errors import CorruptEvent, FeatureMissing, InvalidSnapshot, StaleRead, StoreIdentityChanged
-from aether.core.event import START, Appended, Event, Position, Snapshot
+from aether.core.event import START, Appended, Claim, Event, Position, Snapshot
 from aether.core.facade import Facade, leave_all
 from aether.core.features import Durability, Feature, Limits
 from aether.core.filters import EventFilter, check_count
@@ -105,12 +106,14 @@ class EventStore(Facade[StoreDriver]):
         certainly nothing was stored, `OutcomeUnknown` if that cannot be known. The outcome of a cancelled call is
         unknown, too. Repeating is always safe. With the caller's own transaction in `connection` nothing is repeated.
 
+        Events get the metadata of their context (`aether.core.correlation`) that they do not have yet.
+
         Raises `ValueError` without events, `InvalidEvent`, `InvalidName`, `PayloadTooLarge` or `CommitTooLarge`
         before any I/O, and `FeatureMissing` for several actors where the backend has no MULTI_ACTOR, or for
         `connection` where it has no CALLER_TRANSACTION.
         """
         driver = self._live()
-        writes = plan_commit(events, driver.limits)
+        writes = plan_commit([correlated(event) for event in events], driver.limits)
         if len(writes) > 1 and Feature.MULTI_ACTOR not in driver.features:
             raise FeatureMissing(self.backend, [Feature.MULTI_ACTOR], hint="append to one actor per call")
         if connection is None:
@@ -331,9 +334,19 @@ class EventStore(Facade[StoreDriver]):
         return await _slots.load_snapshot(driver, actor_id, schema)
 
     async def save_checkpoint(
-        self, name: str, position: Position, *, token: int, connection: object | None = None
+        self,
+        name: str,
+        position: Position,
+        *,
+        token: int,
+        expected: Position | None = None,
+        connection: object | None = None,
     ) -> None:
-        """Keep how far a consumer has come, fenced: raises `StaleToken` if a higher token has written there."""
+        """Keep how far a consumer has come, fenced: raises `StaleToken` if a higher token has written there.
+
+        With `expected` it raises `CheckpointMoved` unless the checkpoint is there: in the caller's transaction that is
+        what keeps a commit whose answer was lost from being done twice.
+        """
         driver = self._live()
         check_name("checkpoint name", name)
         _check_position("position", position)
@@ -342,13 +355,34 @@ class EventStore(Facade[StoreDriver]):
             self._need_transactions(driver)
         if position.order and position.store != driver.identity:
             raise StoreIdentityChanged(position, f"this store is {driver.identity}")
-        await _slots.save_checkpoint(driver, name, position, token=token, timeout=self.timeout, transaction=connection)
+        if expected is not None:
+            _check_position("expected", expected)
+        await _slots.save_checkpoint(
+            driver, name, position, token=token, expected=expected, timeout=self.timeout, transaction=connection
+        )
+
+    async def claim_checkpoint(self, name: str, *, token: int | None = None) -> Claim:
+        """Take a checkpoint over, in one step: from now on nobody with a lower token moves it.
+
+        `token` is that of an election's term; without one it becomes higher than every token before, and of several
+        callers each gets its own. Raises `StaleToken` if a higher token has written there, `StoreIdentityChanged`.
+        """
+        driver = self._live()
+        check_name("checkpoint name", name)
+        check_count("token", token)
+        return await _slots.claim_checkpoint(driver, name, token=token, timeout=self.timeout)
 
     async def checkpoint(self, name: str) -> Position:
         """How far a consumer has come, `START` if nothing was kept. Raises `StoreIdentityChanged`."""
         driver = self._live()
         check_name("checkpoint name", name)
-        return await _slots.load_checkpoint(driver, name)
+        return (await _slots.load_checkpoint(driver, name)).position
+
+    async def checkpoint_token(self, name: str) -> int:
+        """The highest token that has written a checkpoint, 0 if none has: the `floor` of the election behind it."""
+        driver = self._live()
+        check_name("checkpoint name", name)
+        return (await _slots.load_checkpoint(driver, name)).token
 
     # --- Helpers ---
 

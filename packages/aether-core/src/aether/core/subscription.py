@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from aether.core.encoding import decode_event
-from aether.core.errors import Closed
+from aether.core.errors import Closed, CorruptEvent
 from aether.core.event import Event, Position
 from aether.core.filters import EventFilter
 from aether.core.spi import Stored, Tail
@@ -98,6 +98,31 @@ class Subscription:
                 self._position = Position.at(self._identity, stored.position, event.id)
                 return self._position, event
             self._waiting.extend(await self._page())
+
+    async def batch(self) -> list[tuple[Position, Event]]:
+        """Wait until there is something more, and return what is wanted of it: up to `buffer` events, perhaps none.
+
+        `position` is behind all of it, so who goes on in batches can keep that, also where nothing was wanted.
+        """
+        if not self._waiting:
+            self._waiting.extend(await self._page())
+        found: list[tuple[Position, Event]] = []
+        while self._waiting:
+            stored = self._waiting[0]
+            try:
+                event = self._wanted.decode(stored)
+            except CorruptEvent:
+                if found:  # these first; it is raised by the next call
+                    return found
+                raise
+            self._waiting.popleft()
+            if event is None:
+                self._passed = stored
+                continue
+            self._passed = None
+            self._position = Position.at(self._identity, stored.position, event.id)
+            found.append((self._position, event))
+        return found
 
     async def _page(self) -> list[Stored]:
         if self._left or self._tail is None:

@@ -14,6 +14,7 @@ _REVERSE_PAGE = 500
 _NEAR = 500  # versions or commits: a page that starts this much too early costs less than another look-up
 _NEAR_BYTES = 1 << 18  # and with large ones, this many bytes
 _LOOKUPS = 12
+_PLACES = 4096  # actors of which a place is remembered
 _RETRY_PAUSE = 0.005  # seconds until a replica that is behind is asked again
 
 
@@ -22,13 +23,18 @@ class Reader:
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
+        self._places: dict[str, tuple[int, int]] = {}
+        """Where actors were read last: (first version, sequence) of a commit. True as long as it is this stream."""
+
+        self._placed_at = 0
 
     async def actor(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
         """One page of an actor's events."""
         if upto is not None and upto <= after:
             return Page([], more=False)
         subject = self._log.subject(actor_id)
-        if after or reverse:
+        place = None if reverse else self._near_place(subject, after + 1)
+        if place is None:
             latest = await self._log.last(subject)
             if latest is None or latest.last <= after:
                 return Page([], more=False)
@@ -36,15 +42,35 @@ class Reader:
             if reverse:
                 return await self._backwards(subject, latest, after=after, end=end, limit=limit)
             return await self._page(subject, latest, after=after, end=end, limit=limit)
-        # From the start: ask for the first page and for its end at once, which costs one round trip.
-        first, latest = await self._log.patiently(lambda _: self._first_page(subject, _messages(limit)))
-        if latest is None:
+        # It is known where to begin: ask for the first page and for its end at once, which costs one round trip.
+        messages = _messages(limit, after + 1 - place[0])
+        first, latest = await self._log.patiently(lambda _: self._first_page(subject, place[1], messages))
+        if latest is None or latest.last <= after:
             return Page([], more=False)
         end = latest.last if upto is None else min(upto, latest.last)
-        return await self._page(subject, latest, after=0, end=end, limit=limit, first=first)
+        return await self._page(subject, latest, after=after, end=end, limit=limit, first=first)
 
-    async def _first_page(self, subject: str, messages: int) -> tuple[tuple[list[bytes], int], Commit | None]:
-        async with self._log.batch(1, subject=subject, messages=messages) as batch:
+    def _near_place(self, subject: str, version: int) -> tuple[int, int] | None:
+        """A commit at or shortly before `version`, if one is known: (first version, sequence)."""
+        if version == 1:
+            return 1, 1
+        if self._placed_at != self._log.connection.generation:
+            # Of before a reconnect; behind it there may be an older state of the same stream.
+            self._places.clear()
+            self._placed_at = self._log.connection.generation
+        place = self._places.get(subject)
+        return place if place is not None and 0 <= version - place[0] <= _NEAR else None
+
+    def _remember(self, subject: str, commit: Commit) -> None:
+        self._places.pop(subject, None)
+        self._places[subject] = commit.first, commit.sequence
+        if len(self._places) > _PLACES:
+            del self._places[next(iter(self._places))]
+
+    async def _first_page(
+        self, subject: str, sequence: int, messages: int
+    ) -> tuple[tuple[list[bytes], int], Commit | None]:
+        async with self._log.batch(sequence, subject=subject, messages=messages) as batch:
             latest = await self._log.last(subject)
             return await batch.result(), latest
 
@@ -60,18 +86,20 @@ class Reader:
     ) -> Page:
         """Events with `after < version <= end`, at least one, where `end` exists and lies behind `after`."""
         if after + 1 >= latest.first:
+            self._remember(subject, latest)
             return _cut(list(latest.records(after=after, upto=end)), end, limit)
         deadline = asyncio.get_running_loop().time() + self._log.timeout
-        sequence = 1 if first is not None else await self._locate(subject, after + 1, latest)
+        known, sequence = (after + 1, 1) if first is not None else await self._locate(subject, after + 1, latest)
         while True:
-            bodies, last = first or await self._batch(sequence, subject, _messages(limit))
+            bodies, last = first or await self._batch(sequence, subject, _messages(limit, after + 1 - known))
             first = None
             commits = decode_chain(bodies, last)
             records = [record for commit in commits for record in commit.records(after=after, upto=end)]
             if records:
+                self._remember(subject, next(one for one in commits if one.last > after))
                 return _cut(records, end, limit)
             if commits:
-                sequence = last + 1  # all of them lie before what is wanted
+                known, sequence = commits[-1].last + 1, last + 1  # all of them lie before what is wanted
             elif asyncio.get_running_loop().time() < deadline:
                 await asyncio.sleep(_RETRY_PAUSE)  # a replica that is behind the leader
             else:
@@ -86,8 +114,8 @@ class Reader:
                 return Page(page.records[::-1], more=start > after)
             size = max(1, min(len(page.records), size // 2))  # too large for one page
 
-    async def _locate(self, subject: str, version: int, latest: Commit) -> int:
-        """A sequence at or shortly before the commit that holds `version`.
+    async def _locate(self, subject: str, version: int, latest: Commit) -> tuple[int, int]:
+        """A place at or shortly before the commit that holds `version`: (its first version, its sequence).
 
         Versions of an actor rise with sequences, so this is interpolation search; it ends as soon as reading on from
         there is cheaper than looking further.
@@ -112,7 +140,7 @@ class Reader:
                     break
             else:
                 high_version, high_sequence = found.first, guess
-        return low_sequence
+        return max(low_version, 1), low_sequence
 
     async def feed(self, *, after: int, upto: int, limit: int) -> Page:
         """One page of the events of all actors."""
@@ -155,5 +183,6 @@ def _cut(records: list[Stored], end: int, limit: int | None) -> Page:
     return Page(records, more=records[-1].version < end)
 
 
-def _messages(limit: int | None) -> int:
-    return _ACTOR_BATCH if limit is None else max(1, min(limit, _ACTOR_BATCH))
+def _messages(limit: int | None, before: int = 0) -> int:
+    """How many commits to ask for; up to `before` versions lie in front of what is wanted."""
+    return _ACTOR_BATCH if limit is None else max(1, min(limit + before, _ACTOR_BATCH))

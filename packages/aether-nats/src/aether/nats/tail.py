@@ -31,7 +31,7 @@ _SILENCE_SECONDS = 5.0  # more than two heartbeats: the consumer is gone
 _FORGET_SECONDS = 60  # the server drops a consumer that nobody pulls from; the next pull makes a new one
 _PULL_ROOM = 1 << 16
 _RETRY_SECONDS = 0.1
-_AHEAD = 256  # events that a page of the past may hold undelivered; it ends at 4 MiB anyway
+_AHEAD = 8000  # events that a page of the past may hold undelivered; it ends at 4 MiB anyway
 _PULL_AGAIN = ("404", "408")  # nothing there, or the pull has expired
 
 

@@ -1,0 +1,375 @@
+"""One partition of a projection, while it is the active one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn
+
+from aether.core.clock import Clock
+from aether.core.correlation import handling
+from aether.core.encoding import decode_event
+from aether.core.errors import CorruptEvent, VersionConflict
+from aether.core.event import Claim, Event, Position
+from aether.core.filters import EventFilter
+from aether.core.projection.journal import RESERVED, Journal, Parked, RetryAsked, Unparked
+from aether.core.projection.policy import OnError, is_fatal, is_transient
+from aether.core.sharding import shard_of
+from aether.core.spi import Stored
+from aether.core.store import EventStore
+from aether.core.subscription import Subscription
+
+_log = logging.getLogger("aether")
+
+_UNSAVED = 0.25  # seconds after which progress is saved at the latest, in long batches and where nothing was wanted
+_CONFLICTS = 100  # in transactions that park: each is another partition's progress
+
+Transaction = Callable[[], AbstractAsyncContextManager[Any]]
+Report = Callable[[str, Exception | None], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is to be done with which events."""
+
+    handler: Callable[..., object]
+    batched: bool
+    transaction: Transaction | None
+    on_error: OnError
+    wanted: EventFilter
+    batch: int
+    clock: Clock
+
+
+class Share(NamedTuple):
+    """The partition: of so many `parts`, the one whose actors' ids fall into shard `number`."""
+
+    number: int
+    parts: int
+
+    def has(self, actor_id: str) -> bool:
+        """Whether an actor belongs to it."""
+        return self.parts == 1 or shard_of(actor_id, self.parts) == self.number
+
+
+class _Filter(EventFilter):
+    """What a worker looks at: the wanted events of its share, and its own journal. The rest is not decoded."""
+
+    def __init__(self, wanted: EventFilter, share: Share, journal: str) -> None:
+        super().__init__(types=wanted.types, actors=wanted.actors)
+        self._share = share
+        self._journal = journal
+        self._all = share.parts == 1 and self.types is None and self._parts is None
+
+    def decode(self, stored: Stored) -> Event | None:
+        actor_id = stored.actor_id
+        if actor_id.startswith(RESERVED):
+            return decode_event(stored) if actor_id == self._journal else None
+        if self._all:
+            return decode_event(stored)
+        return super().decode(stored) if self._share.has(actor_id) else None
+
+
+class Delivered(NamedTuple):
+    """An event, and where it stands."""
+
+    position: Position
+    event: Event
+
+
+class Worker:
+    """Reads the feed from the checkpoint on, handles what is wanted in order, and moves the checkpoint."""
+
+    def __init__(
+        self,
+        store: EventStore,
+        work: Work,
+        journal: Journal,
+        *,
+        version: int,
+        share: Share,
+        checkpoint: str,
+        claim: Claim,
+        start: Position,
+        report: Report,
+        moved: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._work = work
+        self._journal = journal
+        self._version = version
+        self._share = share
+        self._checkpoint = checkpoint
+        self._token = claim.token
+        self._saved = claim.position
+        self._done = start
+        self._report = report
+        self._moved = moved
+        self._saved_at = work.clock.now()
+        self._blocked: set[str] = set()
+
+    async def run(self) -> NoReturn:
+        """Work until cancelled, or until the policy or the store stops it."""
+        self._block()
+        wanted = _Filter(self._work.wanted, self._share, self._journal.key)
+        async with Subscription(self._store, self._done, wanted, self._work.batch) as events:
+            self._report("running", None)
+            while True:
+                page = await self._next(events)
+                await self._take(page, events.position)
+
+    async def _next(self, events: Subscription) -> Sequence[tuple[Position, Event]]:
+        if self._done != self._saved:
+            try:
+                async with self._work.clock.timeout(_UNSAVED):
+                    return await events.batch()
+            except TimeoutError:
+                await self._save()
+        return await events.batch()
+
+    async def _take(self, page: Sequence[tuple[Position, Event]], end: Position) -> None:
+        ready: list[Delivered] = []
+        journal = self._journal.key
+        for position, event in page:
+            if event.actor_id != journal:
+                ready.append(Delivered(position, event))
+                continue
+            await self._handle(ready)
+            ready = []
+            await self._heed(event)
+            self._done = position
+        await self._handle(ready)
+        self._done = end
+        if page:
+            await self._save()
+        else:  # nothing was done: where it is may be told a little later
+            await self._save_when_late()
+
+    # --- Handling ---
+
+    async def _handle(self, ready: Sequence[Delivered]) -> None:
+        if not (self._work.batched or self._work.transaction is not None):
+            return await self._handle_each(ready)
+        if len(ready) > 1 and self._blocked.isdisjoint(one.event.actor_id for one in ready):
+            try:
+                return await self._apply(ready)
+            except Exception as error:
+                if is_fatal(error, self._checkpoint):
+                    raise
+        for one in ready:
+            await self._handle_one(one)
+            self._done = one.position
+        return None
+
+    async def _handle_each(self, ready: Sequence[Delivered]) -> None:
+        """One by one, outside of a transaction. This loop is what a projection costs."""
+        handler, now = self._work.handler, self._work.clock.now
+        for one in ready:
+            event = one.event
+            error: Exception | None = None
+            if event.actor_id not in self._blocked:
+                try:
+                    with handling(event):
+                        answer: Any = handler(event)
+                        if hasattr(answer, "__await__"):
+                            await answer
+                except asyncio.CancelledError as cancelled:
+                    error = _stray(cancelled)
+                except Exception as raised:  # noqa: BLE001  (the policy looks at it)
+                    error = raised
+            if error is not None or event.actor_id in self._blocked:
+                await self._handle_one(one, error)
+            self._done = one.position
+            if now() - self._saved_at >= _UNSAVED:
+                await self._save()
+
+    async def _handle_one(self, one: Delivered, error: Exception | None = None) -> None:
+        """Handle an event, and do what the policy says; `error` is that of an attempt which was made already."""
+        policy = self._work.on_error
+        failures = attempts = 0
+        while True:
+            if one.event.actor_id in self._blocked:
+                return await self._park(one, "it waits behind a parked event of its actor", 0)
+            if error is None:
+                try:
+                    await self._apply([one])
+                except Exception as raised:  # noqa: BLE001  (the policy looks at it)
+                    error = raised
+            if error is None:
+                if attempts:
+                    self._report("running", None)
+                return None
+            if is_fatal(error, self._checkpoint):
+                raise error
+            attempts += 1
+            if not is_transient(error):
+                if failures == policy.retries:
+                    return await self._give_up(one, error, attempts)
+                failures += 1
+            await self._save()
+            self._report("retrying", error)
+            error = None
+            await self._work.clock.sleep(policy.pause(attempts - 1, random.random()))
+
+    async def _give_up(self, one: Delivered, error: Exception, attempts: int) -> None:
+        if self._work.on_error.then == "stop":
+            await self._save()
+            error.add_note(f"{self._checkpoint}: stopped in front of {_named(one.event)}, at {one.position}")
+            raise error
+        _log.warning("%s: %s is parked: %r", self._checkpoint, _named(one.event), error)
+        await self._park(one, f"{type(error).__name__}: {error}"[:2000], attempts)
+        self._report("running", None)
+
+    async def _apply(self, unit: Sequence[Delivered]) -> None:
+        """Handle events together; in a transaction, with the checkpoint behind them in the same commit."""
+        if self._work.transaction is None:
+            return await self._call(unit)
+        async with self._work.transaction() as connection:
+            await self._call(unit, connection)
+            await self._save_in(connection, unit[-1].position)
+        self._arrived(unit[-1].position)
+        return None
+
+    async def _call(self, unit: Sequence[Delivered], *connection: object) -> None:
+        if self._work.batched:
+            await _settled(self._work.handler([one.event for one in unit], *connection))
+            return
+        for one in unit:
+            with handling(one.event):
+                await _settled(self._work.handler(one.event, *connection))
+
+    # --- The checkpoint ---
+
+    async def _save(self) -> None:
+        if self._done == self._saved:
+            return
+        await self._store.save_checkpoint(self._checkpoint, self._done, token=self._token, expected=self._saved)
+        self._arrived(self._done)
+
+    async def _save_when_late(self) -> None:
+        if self._work.clock.now() - self._saved_at >= _UNSAVED:
+            await self._save()
+
+    async def _save_in(self, connection: object, position: Position) -> None:
+        await self._store.save_checkpoint(
+            self._checkpoint, position, token=self._token, expected=self._saved, connection=connection
+        )
+
+    def _arrived(self, position: Position) -> None:
+        self._saved = self._done = position
+        self._saved_at = self._work.clock.now()
+        self._moved()
+
+    # --- Parked events ---
+
+    def _block(self) -> None:
+        self._blocked = {one.actor_id for one in self._journal.parked(self._version)}
+
+    async def _park(self, one: Delivered, error: str, attempts: int) -> None:
+        """Put an event aside. Its actor is blocked, so that its events stay in order."""
+        event = one.event
+        known = {parked.event_id for parked in self._journal.parked(self._version)}
+        if event.id not in known:  # a crash behind the note, and before the checkpoint
+            await self._note(
+                Parked(
+                    version=self._version,
+                    position=str(one.position),
+                    actor_id=event.actor_id,
+                    event_version=event.version,
+                    event_id=event.id,
+                    error=error,
+                    attempts=attempts,
+                )
+            )
+        self._block()
+
+    async def _note(self, entry: Parked | Unparked, *handled: Delivered) -> None:
+        """Write to the journal, fenced: with the checkpoint in one transaction, or right behind it.
+
+        What is `handled` here is handled first, and in the same transaction.
+        """
+        if self._work.transaction is None:
+            await self._save()
+            await self._fence()
+            if handled:
+                await self._call(handled)
+            await self._journal.note(entry)
+            return
+        for left in reversed(range(_CONFLICTS)):
+            try:
+                async with self._work.transaction() as connection:
+                    if handled:
+                        await self._call(handled, connection)
+                    await self._journal.note(entry, connection=connection)
+                    await self._save_in(connection, self._done)
+                break
+            except VersionConflict:
+                if not left:
+                    raise
+        self._arrived(self._done)
+        await self._journal.refresh()
+
+    async def _fence(self) -> None:
+        await self._store.save_checkpoint(self._checkpoint, self._saved, token=self._token, expected=self._saved)
+
+    async def _heed(self, event: Event) -> None:
+        """Take in an entry of the journal, which somebody else may have written."""
+        entry = self._journal.heed(event)
+        if isinstance(entry, RetryAsked) and entry.version == self._version:
+            await self._journal.refresh()
+            await self._retry(entry.actor_id)
+        self._block()
+
+    async def _retry(self, actor_id: str | None) -> None:
+        stuck: set[str] = set()
+        for parked in self._journal.parked(self._version):
+            asked = actor_id is None or parked.actor_id == actor_id
+            if not asked or parked.actor_id in stuck or not self._share.has(parked.actor_id):
+                continue
+            event = await self._parked_event(parked)
+            try:
+                await self._note(
+                    Unparked(self._version, parked.event_id), Delivered(Position.parse(parked.position), event)
+                )
+            except Exception as error:
+                if is_fatal(error, self._checkpoint):
+                    raise
+                stuck.add(parked.actor_id)
+                _log.warning("%s: %s stays parked: %r", self._checkpoint, _named(event), error)
+                again = parked.again(f"{type(error).__name__}: {error}"[:2000])
+                await self._note(again)
+
+    async def _parked_event(self, parked: Parked) -> Event:
+        version = parked.event_version
+        async for event in self._store.read(parked.actor_id, after=version - 1, upto=version):
+            if event.id == parked.event_id:
+                return event
+        raise CorruptEvent(parked.actor_id, version, parked.position, "the parked event is not there")
+
+
+async def _settled(answer: Any) -> None:
+    """Wait for a handler that is `async def`; one that is not is done already."""
+    try:
+        if hasattr(answer, "__await__"):
+            await answer
+    except asyncio.CancelledError as error:
+        raise _stray(error) from error
+
+
+def _stray(cancelled: asyncio.CancelledError) -> RuntimeError:
+    """Something inside of a handler was cancelled: let through, it would end the projection without a word.
+
+    Raises `cancelled` where it is the projection itself that is cancelled.
+    """
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise cancelled
+    return RuntimeError("the handler ended with CancelledError, and nobody had cancelled it")
+
+
+def _named(event: Event) -> str:
+    return f"{event.type!r}, version {event.version} of {event.actor_id!r}"
