@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from asyncio.subprocess import PIPE, STDOUT
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,7 +26,9 @@ from aether.core import (
     open_store,
 )
 from aether.core.spi import NewRecord, Write
+from aether.sql.connections import Connections
 from aether.sql.postgresql import LOCK
+from aether.sql.postgresql_connections import PgConnector, PgSession
 from aether.sql.schema import SchemaMissing, SchemaTooNew
 from aether.sql.servers import PostgresServer
 
@@ -389,3 +392,20 @@ async def test_an_open_transaction_keeps_only_its_namespace_waiting(postgres_url
         assert (await waiting).position.order > 0
         assert [found.actor_id async for _, found in one.feed()] == ["a", "b"]
     await engine.dispose()
+
+
+async def test_a_connection_that_is_dropped_between_two_steps_of_a_call_is_lost(postgres_url):
+    """asyncpg reaches for its protocol once more then, which is gone: seen when servers die while a store opens."""
+
+    async def torn(session: PgSession) -> None:
+        session.drop()
+        await session.connection._protocol.bind_execute(None, None, "", 0, False, 1.0)
+
+    async def nothing(_session: PgSession) -> None: ...
+
+    connections = Connections(PgConnector(partial(asyncpg.connect, postgres_url)), 5.0, nothing)
+    with pytest.raises(OutcomeUnknown, match="dropped"):
+        await connections.run("appending", torn, writes=True)
+    with pytest.raises(Unavailable, match="dropped"):
+        await connections.run("reading", torn)
+    await connections.close()

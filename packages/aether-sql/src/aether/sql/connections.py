@@ -225,6 +225,12 @@ class Connections(Generic[SessionT]):
                 self.noticed()
             late = TimeoutError() if loop.time() >= deadline.when() else error
             raise self._connector.failure(what, late, sent=session.sent) from error
+        except AttributeError as error:
+            # Where a connection is dropped between two steps of a call, a client reaches for what is gone.
+            if not session.ended:
+                raise
+            lost = TimeoutError() if loop.time() >= deadline.when() else ConnectionResetError("it was dropped")
+            raise self._connector.failure(what, lost, sent=session.sent) from error
         finally:
             deadline.cancel()
             session.leave()
