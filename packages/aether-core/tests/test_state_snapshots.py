@@ -8,7 +8,7 @@ from typing import Any
 
 import pydantic
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aether.core import EventStore, InvalidSnapshot, Snapshot, Unavailable
@@ -85,7 +85,6 @@ async def state(store: EventStore, snapshots: Snapshots[Any] | None = None, **mo
     return await load(store, evolve, Cart, "a", types=CART.types, snapshots=snapshots, **more)
 
 
-@settings(deadline=None)
 @given(commits, st.integers(1, 5), st.integers(0, 2))
 def test_the_state_is_the_same_with_and_without(commits, every, keep):
     snapshots = Snapshots("cart", Cart, every=every, keep=keep)

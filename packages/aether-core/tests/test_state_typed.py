@@ -13,7 +13,7 @@ import attrs
 import msgspec
 import pydantic
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aether.core import Event, InvalidEvent, InvalidName, UnreadableEvent
@@ -97,7 +97,6 @@ def test_every_type_comes_back(library):
     assert new_event(payload).type == "all"
 
 
-@settings(deadline=None)
 @given(
     st.builds(
         CLASSES["msgspec"],
