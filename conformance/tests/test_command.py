@@ -154,7 +154,10 @@ SHOWN = re.findall(r"^    aether-conformance run (memory .*)$", README, re.MULTI
 
 @pytest.mark.parametrize("line", SHOWN)
 def test_commands_of_the_readme(line: str) -> None:
-    assert main(["run", *shlex.split(line)]) in (0, 4)
+    words = shlex.split(line)
+    if "-k" not in words:  # where nothing has failed yet it runs everything, which other tests do
+        words += ["-k", "store.append"]
+    assert main(["run", *words]) in (0, 4)
 
 
 def test_readme_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
