@@ -117,7 +117,13 @@ class Line:
         deadline = loop.time() + timeout
         hops, again = 0, not writes
         while True:
-            connection = self._connection or await self._connect(what)
+            if self._connection is None:
+                await self._connect(what)
+                if self._connection is None:  # it was lost before this task had its turn
+                    if loop.time() < deadline:
+                        continue
+                    raise Unavailable(what, reason="connections are lost as soon as they are made")
+            connection = self._connection
             pending = _Pending(len(commands), loop.create_future(), deadline)
             self._send(connection, commands, pending)
             try:
@@ -158,7 +164,7 @@ class Line:
 
     # --- The connection ---
 
-    async def _connect(self, what: str) -> AbstractConnection:
+    async def _connect(self, what: str) -> None:
         if self._closed:
             raise Unavailable(what, reason="it is closed")
         connecting = self._connecting
@@ -166,7 +172,7 @@ class Line:
             connecting = self._connecting = asyncio.get_running_loop().create_task(self._establish())
             connecting.add_done_callback(_seen)
         try:
-            return await asyncio.shield(connecting)
+            await asyncio.shield(connecting)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if connecting.cancelled() and task is not None and not task.cancelling():

@@ -130,7 +130,7 @@ CAS = Script(
 local found = redis.call('HGET', KEYS[1], ARGV[1])
 local revision = found and tonumber(string.match(found, '^%d+')) or 0
 if revision ~= tonumber(ARGV[2]) then return -1 end
-local record = string.format('%d %s', revision + 1, ARGV[3])
+local record = string.format('%d', revision + 1) .. ' ' .. ARGV[3]  -- format ends at a NUL
 redis.call('HSET', KEYS[1], ARGV[1], record)
 redis.call('PUBLISH', ARGV[4], ARGV[1] .. '\\n' .. record)
 return revision + 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
 from aether.conformance import Faults, Harness
 from aether.core.kit.server import in_thread
@@ -14,14 +16,15 @@ class RedisHarness(Harness):
     """One server that syncs every write; by default a server keeps nothing that could be promised."""
 
     lease = 0.5
+    settings: ClassVar[Mapping[str, str]] = POWER_SAFE
 
     def __init__(self) -> None:
         self._directory = TemporaryDirectory(prefix="aether-redis-")
-        self._server = RedisServer(self._directory.name, settings=POWER_SAFE)
+        self._server = RedisServer(self._directory.name, settings=self.settings)
 
     async def start(self) -> str:
         await self._server.start()
-        self.server = f"{self._server.version}, appendfsync always"
+        self.server = f"{self._server.version}, appendfsync {self.settings['appendfsync']}"
         return self._server.url
 
     async def stop(self) -> None:
@@ -39,6 +42,12 @@ class RedisHarness(Harness):
 
     async def _resume(self) -> None:
         self._server.resume()
+
+
+class RedisWithoutSync(RedisHarness):
+    """A server that never waits for the disk: what it has acknowledged survives kill -9, and no power cut."""
+
+    settings: ClassVar[Mapping[str, str]] = {"appendonly": "yes", "appendfsync": "no"}
 
 
 class RedisClusterHarness(Harness):
