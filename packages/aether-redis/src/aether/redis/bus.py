@@ -11,8 +11,7 @@ A queue's message goes to the process that claims it first, so the work is share
 
 **Under the hood** One channel per namespace and type, `aether:bus:<db>:<namespace>:<type>`. A subscription to one
 namespace names its channels, or a pattern of all types; one that looks across namespaces is a pattern, too. A queue's
-message is claimed by `SET NX` on a key that goes after a minute; nothing depends on the clock of the server but how long
-a claim is kept.
+message is claimed by `SET NX` on a key that goes after a minute: nothing else depends on the clock of the server.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ from aether.redis.queues import Member, Queue
 from aether.redis.space import BUS_HOME
 
 MAX_MESSAGE_BYTES = 1 << 20
+
 
 class RedisBus:
     """A `BusDriver` over pub/sub."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from aether.core.errors import BackendUnusable
 from aether.core.features import Durability
 from aether.redis.places import Ask
+from redis.exceptions import RedisError
 
 _log = logging.getLogger("aether.redis")
 

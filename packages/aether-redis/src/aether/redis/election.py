@@ -2,11 +2,11 @@
 
 **URL** as the store's.
 
-**Guarantees** Every rule of the suite, on one primary. A failover to a replica that was behind takes writes back: tokens
-still increase where something that the term governs is fenced, which is what an election's `floor` is for.
+**Guarantees** Every rule of the suite, on one primary. A failover to a replica that was behind takes writes back;
+tokens still increase if the election is given a `floor`, the highest token that what it governs has seen.
 
-**Under the hood** One hash for the leases of a namespace, each `<revision> <record>`. A write publishes what it wrote; a
-watch hears that, and reads all after a lost connection.
+**Under the hood** One hash for the leases of a namespace, each `<revision> <record>`. A write publishes what it wrote;
+a watch hears that, and reads all after a lost connection.
 """
 
 from __future__ import annotations

@@ -132,9 +132,7 @@ class Follower:
             self._space.events,
             f"{self.end}-{_ALL}",
         )
-        (reply,) = await self._line.call(
-            "following", command, writes=False, timeout=_BLOCK_SECONDS + _SILENCE_SECONDS
-        )
+        (reply,) = await self._line.call("following", command, writes=False, timeout=_BLOCK_SECONDS + _SILENCE_SECONDS)
         return reply[0][1] if reply else ()
 
     def _keep(self, rows: Sequence[Any]) -> None:

@@ -1,7 +1,7 @@
 """What a store has seen of its own past, so that it notices when another history answers.
 
-A failover to a replica that was behind, a restore, or a power cut take events away, and the positions of those are given
-to others. So each entry carries two random tags, those of the batch before it and of its own: whoever goes on from an
+A failover to a replica that was behind, a restore, or a power cut take events away, and their positions are given to
+others. So each entry carries two random tags, those of the batch before it and of its own: whoever goes on from an
 entry can tell that what follows was written behind that very entry. It costs no question, and finds the exchange
 also where the connection has lived through it, as it may when a primary becomes a replica.
 """

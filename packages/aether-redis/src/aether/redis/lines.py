@@ -1,7 +1,7 @@
 """A line: one connection that many tasks use at once. Calls are sent when they are made, and answered in order.
 
-Nobody waits for a connection, and a caller who is cancelled leaves nothing undone: the answer still comes, and is thrown
-away. A call whose answer is late takes the connection with it, because the answers behind it would be late, too.
+Nobody waits for a connection, and a caller who is cancelled leaves nothing undone: the answer still comes, and nobody
+takes it. A call whose answer is late takes the connection with it, because the answers behind it would be late, too.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-import hiredis
+from aether.core.errors import AetherError, OutcomeUnknown, Unavailable
+from aether.redis.places import Command, Greet, Place, Word, part, send
+from aether.redis.scripts import Script
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import MovedError, NoScriptError, RedisError
-
-from aether.core.errors import AetherError, OutcomeUnknown, Unavailable
-from aether.redis.places import Command, Greet, Place, Word, part
-from aether.redis.scripts import Script
 
 _MOST_HOPS = 5
 
@@ -45,7 +43,7 @@ _REFUSALS = frozenset(
         "WRONGPASS",
     }
 )
-"""What a server answers before it does anything: the call has changed nothing. Any other error may come in the middle."""
+"""What a server answers before it does anything. Any other error may come in the middle."""
 
 _ELSEWHERE = frozenset({"LOADING", "MASTERDOWN", "READONLY", "UNBLOCKED", "CLUSTERDOWN"})
 """What says that this server is not, or no longer, the one that takes writes: look for it anew."""
@@ -143,13 +141,7 @@ class Line:
         self._pending.append(pending)
         if self._alarm is None:
             self._alarm = asyncio.get_running_loop().call_at(pending.deadline, self._check)
-        packed = [hiredis.pack_command(command) for command in commands]
-        # Not redis-py's method, which closes the connection when its caller is cancelled while a buffer is full.
-        writer = connection._writer
-        if writer is None:
-            self._lose(connection, "the connection was closed")
-        else:
-            writer.write(packed[0] if len(packed) == 1 else b"".join(packed))
+        send(connection, commands)
 
     def _refused(self, what: str, error: Exception, *, writes: bool) -> AetherError:
         code = code_of(error)

@@ -10,13 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import hiredis
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
-
 from aether.core.errors import AetherError, Unavailable
 from aether.redis.lines import error_text
-from aether.redis.places import Greet, Place, part
+from aether.redis.places import Greet, Place, part, send
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
 
 _log = logging.getLogger("aether.redis")
 
@@ -188,10 +186,8 @@ class Listener:
         self._write(*commands)
 
     def _write(self, *commands: tuple[Any, ...]) -> None:
-        # As in `Line._send`: a caller who is cancelled must not close the connection of the others.
-        writer = None if self._connection is None else self._connection._writer
-        if writer is not None:
-            writer.write(b"".join(hiredis.pack_command(command) for command in commands))
+        if self._connection is not None:
+            send(self._connection, commands)
 
 
 def _forget(known: dict[bytes, list[Ear]], ear: Ear, names: Iterable[bytes], verb: str) -> list[tuple[Any, ...]]:

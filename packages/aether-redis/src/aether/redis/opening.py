@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from redis.asyncio.connection import AbstractConnection
-
 from aether.core.scope import Scope
 from aether.core.url import BackendURL
 from aether.redis.lines import Line
@@ -14,6 +12,7 @@ from aether.redis.listener import Listener
 from aether.redis.options import Address, Options, read_options
 from aether.redis.places import Ask, Greet, Place
 from aether.redis.space import BUS_HOME, Space
+from redis.asyncio.connection import AbstractConnection
 
 Make = Callable[[Address], AbstractConnection]
 

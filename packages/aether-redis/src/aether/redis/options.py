@@ -11,7 +11,7 @@ DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
 MOST_REPLICAS = 16
 
-_TLS = ("tls_ca", "tls_cert", "tls_key")
+_TLS = {"tls_ca": "ssl_ca_certs", "tls_cert": "ssl_certfile", "tls_key": "ssl_keyfile"}
 
 
 class Address(NamedTuple):
@@ -116,8 +116,7 @@ def _tls(url: BackendURL) -> dict[str, Any] | None:
         return None
     if url.variant == "unix":
         raise url.error("a socket has no TLS; write redis+unix://")
-    names = dict(zip(_TLS, ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), strict=True))
-    return {names[name]: str(url.options[name]) for name in given}
+    return {_TLS[name]: str(url.options[name]) for name in given}
 
 
 def _number(url: BackendURL, name: str, most: int) -> int:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import hiredis
+
+from aether.core.errors import Unavailable
+from aether.redis.options import Address, Options
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import MovedError, RedisError, ResponseError
-
-from aether.core.errors import Unavailable
-from aether.redis.options import Address, Options
 
 Word = str | bytes | int
 Command = tuple[Word, ...]
@@ -34,7 +35,9 @@ _CLOSE_SECONDS = 2.0
 class Place:
     """Makes connections to the server that one URL, and one slot, mean."""
 
-    def __init__(self, options: Options, *, timeout: float, make: Callable[[Address], AbstractConnection] | None = None):
+    def __init__(
+        self, options: Options, *, timeout: float, make: Callable[[Address], AbstractConnection] | None = None
+    ) -> None:
         """`make` replaces how connections are made, for clients of one's own."""
         self._options = options
         self._timeout = timeout
@@ -68,7 +71,7 @@ class Place:
         for _ in range(_MOST_HOPS):
             connection = self._make(address)
             try:
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]  # it says nothing of types
                 await greet(asking(connection))
             except MovedError as error:
                 await part(connection)
@@ -82,13 +85,13 @@ class Place:
                 return connection
         raise ResponseError(f"the nodes of the cluster send each other on: {_MOST_HOPS} times, last to {address}")
 
-    async def _sentinels(self, service: str) -> Any:
+    async def _sentinels(self, service: str) -> AsyncIterator[Address]:
         """What the sentinels say, one after the other."""
         for seed in self._options.seeds:
             connection = self._connection(seed, sentinel=True)
             with suppress(RedisError, OSError):
                 try:
-                    await connection.connect()
+                    await connection.connect()  # type: ignore[no-untyped-call]  # it says nothing of types
                     found = await asking(connection)("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
                 finally:
                     await part(connection)
@@ -126,6 +129,15 @@ def asking(connection: AbstractConnection) -> Ask:
         return await connection.read_response(disable_decoding=True, timeout=math.inf)
 
     return ask
+
+
+def send(connection: AbstractConnection, commands: Iterable[Command]) -> None:
+    """Send commands in one piece, without waiting; to a connection that was closed meanwhile, nothing."""
+    # Not redis-py's method, which closes the connection when its caller is cancelled while a buffer is full.
+    writer = connection._writer
+    if writer is not None:
+        pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # it takes any number of words
+        writer.write(b"".join(map(pack, commands)))
 
 
 async def part(connection: AbstractConnection) -> None:

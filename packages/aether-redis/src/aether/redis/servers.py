@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-
 from aether.core.errors import BackendUnusable, Unavailable
 from aether.core.kit.server import HOST, POLL_SECONDS, READY_SECONDS, ChildServer, free_port
 from aether.redis.places import Word, asking, connection_arguments, part
@@ -89,7 +88,7 @@ class RedisServer(ChildServer):
         """Have it do something, over a connection of its own."""
         connection = Connection(host=HOST, port=self.port, **connection_arguments(READY_SECONDS))
         try:
-            await connection.connect()
+            await connection.connect()  # type: ignore[no-untyped-call]  # it says nothing of types
             return await asking(connection)(*command)
         finally:
             await part(connection)

@@ -11,9 +11,9 @@ several, leads to the owner of the namespace's slot. Options: `wait_replicas`, `
 holds all of it, in memory. A failover to a replica takes what that had not got; `wait_replicas` makes it less likely,
 and whoever had seen it is told (`StoreIdentityChanged`).
 
-**Under the hood** Each event once, in the namespace's stream, at `<position>-<stamp>`; an actor is the list of its
-positions, so its version is the list's length. Appends that come together are one script (`scripts.py`), which judges
-each commit and stores those that fit: nothing is retried, and one call takes one round trip. See `history.py` for stamps.
+**Under the hood** Each event once, in the namespace's stream, at `<position>-<stamp>` (`history.py`); an actor is the
+list of its positions, so its version is the list's length. Appends that come together are one script (`scripts.py`),
+which judges each commit and stores those that fit: nothing is retried, and one call takes one round trip.
 """
 
 from __future__ import annotations
