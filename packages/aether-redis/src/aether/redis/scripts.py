@@ -38,7 +38,8 @@ APPEND = Script(
 -- of the actor in a key; then for each commit the number of its writes, and for each of these the place of the actor's
 -- key, the expected version, the number of events, and the events.
 -- Returns the tag in front of the batch, the largest event so far, and for each commit the position of its last event
--- or {number of the write, current version}.
+-- or {number of the write, current version, or the error of asking for it}. Whatever can fail fails before anything is
+-- written: a script is not rolled back.
 local meta = redis.call('HMGET', KEYS[2], 'identity', 'head', 'tag', 'largest')
 if meta[1] ~= ARGV[1] then return {-1} end
 local head, tag, largest = tonumber(meta[2]), tonumber(meta[3]), tonumber(meta[4])
@@ -49,8 +50,10 @@ local function judge(writes, place)
   local verdict
   for number = 1, writes do
     local key, expected = tonumber(ARGV[place]), tonumber(ARGV[place + 1])
-    versions[key] = versions[key] or redis.call('LLEN', KEYS[key])
-    if versions[key] ~= expected and not verdict then verdict = {number, versions[key]} end
+    versions[key] = versions[key] or redis.pcall('LLEN', KEYS[key])
+    if versions[key] ~= expected and not verdict then
+      verdict = {number, type(versions[key]) == 'table' and versions[key].err or versions[key]}
+    end
     place = place + 3 + tonumber(ARGV[place + 2])
   end
   return verdict, place

@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 
-from aether.core.errors import OutcomeUnknown, VersionConflict
+from aether.core.errors import OutcomeUnknown, Unavailable, VersionConflict
 from aether.core.event import new_id
 from aether.core.features import Durability, Feature, Limits
 from aether.core.kit import Batcher, size_of
@@ -96,7 +96,7 @@ class RedisStore:
 
     async def _waiting(self, ask: Ask, replicas: int) -> Command:
         """What has replicas confirm what was written, on disk where the server can tell."""
-        milliseconds = int(self._timeout * 900)
+        milliseconds = int(self._timeout * 500)  # half of it: whoever gets no confirmation is told so
         if (await ask("COMMAND", "INFO", "WAITAOF"))[0] is None:
             return ("WAIT", replicas, milliseconds)
         on = (await ask("INFO", "persistence")).find(b"aof_enabled:1") >= 0
@@ -124,8 +124,7 @@ class RedisStore:
                 count += sum(len(write.records) for write in commit)
                 answers.append(verdict)
             else:
-                write = commit[verdict[0] - 1]
-                answers.append(VersionConflict(write.actor_id, attempted=write.expected + 1, current=verdict[1]))
+                answers.append(_refusal(commit[verdict[0] - 1], verdict[1]))
         if count:
             last = max(verdict for verdict in verdicts if isinstance(verdict, int))
             self._history.appended(last, count, before, own)
@@ -203,3 +202,11 @@ class RedisStore:
         if revision < 0:
             raise RevisionConflict(what)
         return int(revision)
+
+
+def _refusal(write: Write, found: int | bytes) -> Exception:
+    """Why a commit was not stored: its actor is at another version, or the version cannot be found out."""
+    if isinstance(found, bytes):
+        reason = f"the list of its positions cannot be read: {found.decode()}"
+        return Unavailable(f"append to {write.actor_id!r}", reason=reason, hint="see who else writes to these keys")
+    return VersionConflict(write.actor_id, attempted=write.expected + 1, current=found)
