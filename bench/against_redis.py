@@ -253,7 +253,7 @@ class RedisBench:
                 await asyncio.gather(*(store.append(*events(name, first, 5)) for name in names))
             used = await self._used() - before
         count = actors * each
-        row = Row("Redis bytes per event", "1.3 × payload + 100", 1.0, "bytes", at_most=True)
+        row = Row("Redis bytes per event", "1.3 of the payload + 100", 1.0, "bytes", at_most=True)
         row.ours, row.theirs = [used / count], [1.3 * size / count + 100]
         print(line(row), flush=True)
         self.rows.append(row)

@@ -4,6 +4,7 @@ import asyncio
 import random
 
 import pytest
+from redis.asyncio.connection import AbstractConnection
 
 from aether.core import BackendUnusable, Event, OutcomeUnknown, Unavailable, open_store
 from aether.core.kit.server import free_port
@@ -13,7 +14,6 @@ from aether.redis.lines import Line
 from aether.redis.options import read_options
 from aether.redis.places import Ask, Greet, Place
 from aether.redis.servers import RedisServer
-from redis.asyncio.connection import AbstractConnection
 
 
 async def anybody(ask: Ask) -> None:

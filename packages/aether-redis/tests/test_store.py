@@ -1,4 +1,4 @@
-"""What only Redis can do to a store: settings, scripts that are gone, memory that is full, and histories that change."""
+"""What only Redis does to a store: settings, scripts that are gone, full memory, and histories that change."""
 
 import asyncio
 from collections.abc import Callable

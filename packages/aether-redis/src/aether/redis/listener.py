@@ -7,7 +7,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aether.core.errors import AetherError, Unavailable
@@ -20,6 +20,7 @@ _log = logging.getLogger("aether.redis")
 
 _KEEP_ALIVE = 2.0  # seconds between two questions whether the server is there
 _SILENCE = 6.0  # seconds without an answer, after which it is not
+_LEAVE_SECONDS = 1.0
 _BACK_OFF = (0.02, 0.5)  # seconds before it connects again, doubled up to the second
 
 ASLEEP = 30.0
@@ -77,9 +78,22 @@ class Listener:
                 raise Unavailable("subscribe", reason=self._failure) from None
             yield
         finally:
-            self._remove(ear)
-            if not self._ears:
-                await self._rest()
+            try:
+                await self._leave(ear)
+            finally:
+                if not self._ears:
+                    await self._rest()
+
+    async def _leave(self, ear: Ear) -> None:
+        """Stop listening, and wait until the server knows, or publishers would go on counting it."""
+        gone = self._remove(ear)
+        if gone and self._connection is not None:
+            ear.ready.clear()
+            self._asked.append((ear,))
+            self._write(*gone, ("PING", b""))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LEAVE_SECONDS):
+                    await ear.ready.wait()
 
     def _add(self, ear: Ear) -> None:
         self._ears.append(ear)
@@ -92,13 +106,12 @@ class Listener:
         elif self._connection is not None:
             self._subscribe((ear,))
 
-    def _remove(self, ear: Ear) -> None:
+    def _remove(self, ear: Ear) -> list[tuple[Any, ...]]:
+        """Forget an ear, and return what unsubscribes from what nobody else wants."""
         if ear in self._ears:
             self._ears.remove(ear)
         gone = _forget(self._by_channel, ear, ear.channels, "UNSUBSCRIBE")
-        gone += _forget(self._by_pattern, ear, () if ear.pattern is None else (ear.pattern,), "PUNSUBSCRIBE")
-        if gone and self._ears:
-            self._write(*gone)
+        return gone + _forget(self._by_pattern, ear, () if ear.pattern is None else (ear.pattern,), "PUNSUBSCRIBE")
 
     async def _rest(self) -> None:
         task, self._task = self._task, None
@@ -147,6 +160,10 @@ class Listener:
                 self._hear(reply)
         finally:
             self._connection = None
+            for ears in self._asked:
+                for ear in ears:
+                    if ear not in self._ears:
+                        ear.ready.set()  # the server will find out by itself
             pulse.cancel()
             await part(connection)
 
