@@ -45,7 +45,7 @@ def until() -> Callable[..., Any]:
 def server() -> Iterator[RedisServer]:
     """One server for the tests of a module that leave it as they found it, but for its data."""
     with tempfile.TemporaryDirectory(prefix="aether-redis-") as directory:
-        server = RedisServer(directory, settings={"appendonly": "yes", "unixsocket": f"{directory}/socket"})
+        server = RedisServer(directory, settings={**POWER_SAFE, "unixsocket": f"{directory}/socket"})
         server.start_now()
         try:
             yield server

@@ -2,11 +2,13 @@
 
 import asyncio
 import random
+import re
+from pathlib import Path
 
 import pytest
 from redis.asyncio.connection import AbstractConnection
 
-from aether.core import BackendUnusable, Event, OutcomeUnknown, Unavailable, open_store
+from aether.core import BackendUnusable, Durability, Event, OutcomeUnknown, Unavailable, connect, open_store
 from aether.core.kit.server import free_port
 from aether.core.scope import Scope
 from aether.core.url import BackendURL
@@ -126,6 +128,28 @@ async def test_a_password_shows_nowhere(server: RedisServer) -> None:
         async with open_store(f"redis://aether:wr0ng@{place}"):
             pass
     assert "wr0ng" not in str(caught.value) + repr(caught.value.__cause__)
+
+
+async def test_the_rights_that_the_readme_lists_are_enough(server: RedisServer) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    rights = " ".join(
+        part for part in re.findall("`([^`]+)`", readme.partition("A user needs: ")[2].partition("\n\n")[0])
+    )
+    words = [word for word in rights.split() if word[0] in "~&+" and word != "&*"]
+    await server.ask("ACL", "SETUSER", "least", "reset", "on", "nopass", *words)
+    url = f"redis://least:x@127.0.0.1:{server.port}"
+    async with (
+        connect(url, namespace="shop") as place,
+        place.store.subscribe() as events,
+        place.bus.subscribe() as heard,
+    ):
+        await place.store.append(Event(type="A", actor_id="a", version=1))
+        await place.store.save_checkpoint("c", (await anext(events))[0], token=1)
+        assert [one.version async for one in place.store.read("a")] == [1]
+        await place.bus.publish(Event(type="A", actor_id="a", version=2))
+        assert (await anext(heard)).version == 2
+        async with place.election.lead("billing", ttl=5):
+            assert place.store.durability > Durability.NONE
 
 
 async def test_what_a_user_may_not_do_is_said(server: RedisServer) -> None:
