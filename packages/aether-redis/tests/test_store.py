@@ -159,6 +159,23 @@ async def test_an_entry_that_was_deleted_is_noticed(server: RedisServer) -> None
                 await anext(events)
 
 
+@pytest.mark.parametrize("fields", [(b"nonsense", b"{}"), (b"4 a", b"{}", b"5 a", b"{}"), (b"4 \xff", b"{}")])
+async def test_an_entry_of_a_stranger_is_corrupt_and_never_skipped(server: RedisServer, fields: tuple[bytes]) -> None:
+    namespace = f"strangers{len(fields)}{fields[0][0]}{fields[0][-1]}"
+    async with open_store(server.url, namespace=namespace) as store, store.subscribe() as events:
+        await append(store, "a", 1, 3)
+        for _ in range(3):
+            await anext(events)
+        (last, _) = (await server.ask("XREVRANGE", f"{{aether:{namespace}}}:events", "+", "-", "COUNT", 1))[0]
+        tag = int(last.partition(b"-")[2]) % 2**26
+        await server.ask("XADD", f"{{aether:{namespace}}}:events", f"4-{tag << 26}", *fields)
+        with pytest.raises(CorruptEvent) as live:
+            await anext(events)
+        assert live.value.position == 4
+        with pytest.raises(CorruptEvent):
+            await store.head()
+
+
 async def test_a_newer_format_is_refused(server: RedisServer) -> None:
     async with open_store(server.url, namespace="newer"):
         pass

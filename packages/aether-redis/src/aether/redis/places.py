@@ -48,9 +48,11 @@ class Place:
     async def connect(self, greet: Greet) -> AbstractConnection:
         """A connection to the first server that passes `greet`. Raises what the last one raised."""
         failure: Exception = Unavailable("connecting", reason="no sentinel knows the service")
-        for address in await self._addresses():
+        addresses = await self._addresses()
+        for address in addresses:
             try:
-                return await self._follow(address, greet)
+                async with asyncio.timeout(self._timeout / len(addresses)):  # one that is silent leaves time for others
+                    return await self._follow(address, greet)
             except (RedisError, OSError) as error:
                 self._known = None
                 failure = error

@@ -172,18 +172,22 @@ class Reader:
 
 
 def stored(row: Row, position: int) -> Stored:
-    """The event of an entry."""
-    name, data = row[1]
-    version, _, actor = name.partition(b" ")
-    return Stored(position, _text(actor), int(version), data)
+    """The event of an entry. Raises `CorruptEvent`."""
+    try:
+        name, data = row[1]
+        version, _, actor = name.partition(b" ")
+        return Stored(position, _text(actor), int(version), data)
+    except ValueError as error:
+        raise CorruptEvent(None, None, position, "its entry is none of ours") from error
 
 
 def _of_actor(row: Row, position: int, actor_id: str) -> Stored:
-    name, data = row[1]
-    version, _, _ = name.partition(b" ")
+    found = stored(row, position)
     if row[0].partition(b"-")[0] != b"%d" % position:
         raise _missing(actor_id, position)
-    return Stored(position, actor_id, int(version), data)
+    if found.actor_id != actor_id:
+        raise CorruptEvent(actor_id, None, position, f"an event of {found.actor_id!r} stands there")
+    return found
 
 
 def _missing(actor_id: str | None, position: int) -> CorruptEvent:
