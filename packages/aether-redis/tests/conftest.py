@@ -29,11 +29,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture
 def until() -> Callable[..., Any]:
-    """Wait until a function answers with something true, and return that."""
+    """Wait until a function, or a coroutine function, answers with something true, and return that."""
+
+    async def answer(look: Callable[[], Any]) -> Any:
+        found = look()
+        return await found if inspect.isawaitable(found) else found
 
     async def until(look: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + BOUND
-        while not (found := look()):
+        while not (found := await answer(look)):
             assert time.monotonic() < deadline, "it did not happen"
             await asyncio.sleep(0.005)
         return found

@@ -244,8 +244,7 @@ async def replicating(primary: RedisServer, replica: RedisServer, until: Callabl
         text = (await replica.ask("INFO", "replication")).decode()
         return "master_link_status:up" in text and "master_sync_in_progress:0" in text
 
-    while not await there():
-        await asyncio.sleep(0.005)
+    await until(there)
 
 
 def both(*servers: RedisServer) -> str:
