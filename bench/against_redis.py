@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from pairs import Row, Side, compare, compare_all, line
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from workload import DATA, events
 
 from aether.core import Event, EventStore, open_store
@@ -40,9 +40,7 @@ class Raw:
     """redis-py as its manual has it, with a script of the same work, and events that were encoded before."""
 
     def __init__(self, port: int) -> None:
-        self.client = Redis(
-            port=port, connection_pool=BlockingConnectionPool(port=port, max_connections=64, timeout=60)
-        )
+        self.client = Redis(port=port)
         self.sha = ""
 
     async def open(self) -> None:
