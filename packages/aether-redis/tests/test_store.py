@@ -380,6 +380,16 @@ async def test_a_subscriber_that_the_server_cuts_off_hears_of_the_gap(
         assert (await anext(events)).version == 2
 
 
+@pytest.mark.parametrize("queue", [None, "q"])
+async def test_what_strangers_publish_is_left_out(server: RedisServer, queue: str | None) -> None:
+    async with open_bus(server.url, namespace="noise") as bus, bus.subscribe(queue=queue) as events:
+        for payload in (b"", b"nonsense", b"a\n\xff\n{}"):
+            await server.ask("PUBLISH", "aether:bus:0:noise:A", payload)
+        await bus.publish(event("a", 1))
+        assert (await anext(events)).version == 1
+        assert events.interrupted == 0
+
+
 async def test_databases_do_not_share_a_bus(server: RedisServer) -> None:
     async with (
         open_bus(f"{server.url}/1", namespace="apart") as one,

@@ -17,8 +17,15 @@ from aether.core.errors import AetherError, OutcomeUnknown, Unavailable
 from aether.redis.places import Command, Greet, Place, Word, part, send
 from aether.redis.scripts import Script
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import MovedError, NoScriptError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    MovedError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+)
 
 _MOST_HOPS = 5
 
@@ -56,6 +63,10 @@ _HINTS = {
     "READONLY": "this server is a replica; connect to the primary one, or by sentinels",
     "WRONGPASS": "check user and password",
 }
+
+
+_REPLIES = (ResponseError, AuthenticationError, AuthorizationError, BusyLoadingError)
+"""Errors that are an answer; behind any other one of redis-py there is no connection any more."""
 
 
 class _Lost(Exception):
@@ -131,6 +142,8 @@ class Line:
                     again = False
                     continue
                 raise self._unanswered(what, str(error), writes=writes) from None
+            if any(isinstance(reply, Exception) and code_of(reply) in _ELSEWHERE for reply in replies):
+                self._lose(connection, "this server takes no writes, or not any more")
             if not (isinstance(replies[0], MovedError) and hops < _MOST_HOPS):
                 return replies
             hops += 1
@@ -145,8 +158,6 @@ class Line:
 
     def _refused(self, what: str, error: Exception, *, writes: bool) -> AetherError:
         code = code_of(error)
-        if code in _ELSEWHERE and self._connection is not None:
-            self._lose(self._connection, f"the server answered {code}")
         if writes and code not in _REFUSALS:
             return OutcomeUnknown(what, reason=f"the server answered {error_text(error)}")
         return Unavailable(what, reason=error_text(error), hint=_HINTS.get(code, "try again later"))
@@ -193,9 +204,7 @@ class Line:
             while self._connection is connection:
                 try:
                     reply = await read(disable_decoding=True, timeout=math.inf, disconnect_on_error=False)
-                except RedisError as error:
-                    if type(error) is Disconnected:
-                        raise
+                except _REPLIES as error:
                     reply = error
                 self._take(connection, reply)
         except (RedisError, OSError) as error:
@@ -206,6 +215,9 @@ class Line:
 
     def _take(self, connection: AbstractConnection, reply: Any) -> None:
         if self._connection is not connection:
+            return
+        if not self._pending:
+            self._lose(connection, "the server said something that nobody had asked for")
             return
         pending = self._pending[0]
         pending.replies.append(reply)

@@ -35,7 +35,10 @@ class Ear:
     def __init__(
         self, channels: Iterable[bytes], pattern: bytes | None, heard: Heard, interrupted: Callable[[], None]
     ) -> None:
-        """`heard` is called with channel and payload, in the order of publishing; neither may raise."""
+        """`heard` is called with channel and payload, in the order of publishing.
+
+        It raises `ValueError` for what it cannot read, which is left out, and nothing else.
+        """
         self.channels = tuple(channels)
         self.pattern = pattern
         self.heard = heard
@@ -178,11 +181,9 @@ class Listener:
     def _hear(self, reply: Any) -> None:
         kind = reply[0] if isinstance(reply, list) else b"pong"
         if kind == b"message":
-            for ear in tuple(self._by_channel.get(reply[1], ())):
-                ear.heard(reply[1], reply[2])
+            _tell(self._by_channel.get(reply[1], ()), reply[1], reply[2])
         elif kind == b"pmessage":
-            for ear in tuple(self._by_pattern.get(reply[1], ())):
-                ear.heard(reply[2], reply[3])
+            _tell(self._by_pattern.get(reply[1], ()), reply[2], reply[3])
         elif kind == b"pong" and self._asked:
             for ear in self._asked.popleft():
                 if ear.ready.is_set():
@@ -205,6 +206,14 @@ class Listener:
     def _write(self, *commands: tuple[Any, ...]) -> None:
         if self._connection is not None:
             send(self._connection, commands)
+
+
+def _tell(ears: Iterable[Ear], channel: bytes, payload: bytes) -> None:
+    for ear in tuple(ears):
+        try:
+            ear.heard(channel, payload)
+        except ValueError:  # everybody may publish anything; the others still want to hear what is ours
+            _log.warning("a message on %r is none of ours, and is left out", channel)
 
 
 def _forget(known: dict[bytes, list[Ear]], ear: Ear, names: Iterable[bytes], verb: str) -> list[tuple[Any, ...]]:
