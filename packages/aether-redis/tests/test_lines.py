@@ -3,6 +3,7 @@
 import asyncio
 import random
 import re
+import ssl
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,9 @@ async def test_what_a_user_may_not_do_is_said(server: RedisServer) -> None:
         ("redis+sentinel://localhost", "names the service"),
         ("redis+tls://localhost", "unknown variant"),
         ("redis://localhost?tls_ca=x", "rediss://"),
+        ("rediss://localhost?tls_ca=/nowhere", "cannot be loaded"),
+        ("rediss://localhost?tls_key=/nowhere", "without 'tls_cert'"),
+        ("rediss://localhost?tls=yes", "SSLContext"),
         ("redis://user@localhost", "needs a password"),
         ("redis://localhost?wait_replicas=many", "wait_replicas"),
         ("redis://localhost?eviction=maybe", "refuse or allow"),
@@ -193,7 +197,9 @@ def test_addresses() -> None:
     assert seeds("redis+unix:///run/redis.sock?db=2") == ["/run/redis.sock"]
     options = read_options(BackendURL("redis+sentinel://a,b/orders/2"))
     assert (options.seeds[0].port, options.service, options.db) == (26379, "orders", 2)
-    assert read_options(BackendURL("rediss://a?tls_ca=/x")).tls == {"ssl_ca_certs": "/x"}
+    context = read_options(BackendURL("rediss://a")).tls
+    assert context is not None
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
 
 
 async def test_a_socket_and_databases_that_do_not_meet(server: RedisServer) -> None:

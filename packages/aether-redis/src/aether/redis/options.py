@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from typing import Any, NamedTuple
 
 from aether.core.url import BackendURL
@@ -11,7 +12,7 @@ DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
 MOST_REPLICAS = 16
 
-_TLS = {"tls_ca": "ssl_ca_certs", "tls_cert": "ssl_certfile", "tls_key": "ssl_keyfile"}
+_TLS = ("tls", "tls_ca", "tls_cert", "tls_key")
 
 
 class Address(NamedTuple):
@@ -35,7 +36,7 @@ class Options(NamedTuple):
 
     login: dict[str, Any]
     sentinel_login: dict[str, Any]
-    tls: dict[str, Any] | None
+    tls: ssl.SSLContext | None
     db: int
     wait_replicas: int
     evicts: bool
@@ -108,7 +109,8 @@ def _login(url: BackendURL, user: Any, password: Any) -> dict[str, Any]:
     return {"username": user or None, "password": password or None}
 
 
-def _tls(url: BackendURL) -> dict[str, Any] | None:
+def _tls(url: BackendURL) -> ssl.SSLContext | None:
+    """What verifies the server. Made once, because redis-py would read all authorities again for each connection."""
     given = [name for name in _TLS if url.options.get(name) is not None]
     if url.scheme not in ("rediss", "valkeys"):
         if given:
@@ -116,7 +118,22 @@ def _tls(url: BackendURL) -> dict[str, Any] | None:
         return None
     if url.variant == "unix":
         raise url.error("a socket has no TLS; write redis+unix://")
-    return {_TLS[name]: str(url.options[name]) for name in given}
+    context, authority, certificate, key = (url.options.get(name) for name in _TLS)
+    if context is not None:
+        if not isinstance(context, ssl.SSLContext) or len(given) > 1:
+            raise url.error("option 'tls' is an ssl.SSLContext, given as keyword, with its certificates in it")
+        return context
+    if key and not certificate:
+        raise url.error("option 'tls_key' is given without 'tls_cert'; give both")
+    option, path = "tls_ca", authority
+    try:
+        made = ssl.create_default_context(cafile=authority)
+        if certificate:
+            option, path = "tls_cert", certificate
+            made.load_cert_chain(certificate, key, password="")
+    except (OSError, ssl.SSLError) as error:
+        raise url.error(f"option {option!r}: {path} cannot be loaded: {error.strerror or error}") from error
+    return made
 
 
 def _number(url: BackendURL, name: str, most: int) -> int:

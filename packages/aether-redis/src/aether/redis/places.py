@@ -107,7 +107,11 @@ class Place:
         if not address.port:
             return UnixDomainSocketConnection(path=address.host, **arguments)
         arguments |= {"host": address.host, "port": address.port}
-        return Connection(**arguments) if options.tls is None else SSLConnection(**arguments, **options.tls)
+        if options.tls is None:
+            return Connection(**arguments)
+        connection = SSLConnection(**arguments)
+        connection.ssl_context.context = options.tls
+        return connection
 
 
 def connection_arguments(timeout: float) -> dict[str, Any]:

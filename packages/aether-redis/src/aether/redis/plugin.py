@@ -14,6 +14,7 @@ OPTIONS = (
     "password",
     "sentinel_password",
     "sentinel_user",
+    "tls",
     "tls_ca",
     "tls_cert",
     "tls_key",
