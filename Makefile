@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	&& { command -v "$$python"; break; }; done)
 BIN := .venv/bin
 SET_UP := .venv/.set-up
-TARGETS := memory nats nats-cluster sqlite postgresql $(if $(shell command -v mariadbd),mariadb)
+TARGETS := memory nats nats-cluster redis redis-cluster sqlite postgresql $(if $(shell command -v mariadbd),mariadb)
 REPORTS = conformance/reports/$(shell $(BIN)/aether-conformance --version)
 SOURCES := packages/*/src conformance/src
 

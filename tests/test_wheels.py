@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DISTRIBUTIONS = ("aether_conformance", "aether_core", "aether_memory", "aether_nats", "aether_sql")
+DISTRIBUTIONS = ("aether_conformance", "aether_core", "aether_memory", "aether_nats", "aether_redis", "aether_sql")
 # Without PYTHONPATH and the like, and outside of the checkout: only what is installed there can be imported.
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
 

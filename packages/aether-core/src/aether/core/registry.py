@@ -24,7 +24,11 @@ _KNOWN = {
     "mysql": '"aether-sql[mysql]"',
     "nats": "aether-nats",
     "postgresql": '"aether-sql[postgresql]"',
+    "redis": "aether-redis",
+    "rediss": "aether-redis",
     "sqlite": "aether-sql",
+    "valkey": "aether-redis",
+    "valkeys": "aether-redis",
 }
 """Where the schemes of the project's own distributions are found, for the message when they are not installed."""
 
