@@ -104,15 +104,15 @@ def left(state: ClusterState, leases: Leases) -> list[Change]:
     changes: list[Change] = []
     for node, member in state.members.items():
         lease = leases[node].lease if node in leases else None
-        if lease is not None and over(member, lease):
+        if over(member, lease):
             changes.append(MemberLeft(state.term, node, member.incarnation, _reason(member, lease)))
     return changes
 
 
-def _reason(member: Member, lease: Lease) -> str:
-    if lease.token > member.incarnation:
+def _reason(member: Member, lease: Lease | None) -> str:
+    if lease is not None and lease.token > member.incarnation:
         return "replaced"
-    if "reaped" in lease.meta:
+    if lease is not None and "reaped" in lease.meta:
         return "expired"
     return "left" if member.draining else "stopped"
 

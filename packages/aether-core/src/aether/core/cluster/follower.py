@@ -15,11 +15,10 @@ from aether.core.cluster.membership import EMPTY, Change, ClusterState, actor_of
 from aether.core.cluster.plan import HASH
 from aether.core.errors import (
     ClusterMismatch,
-    InvalidEvent,
+    InvalidSnapshot,
     PayloadTooLarge,
     SlowConsumer,
     StaleRead,
-    StoreIdentityChanged,
 )
 from aether.core.event import Event, Snapshot, new_id
 from aether.core.lease import TRANSIENT
@@ -71,8 +70,8 @@ class Follower:
     async def sync(self, *, at_least: int = 0) -> ClusterState:
         """Read what is new, and return the state.
 
-        Raises a transient error, `StaleRead` when `at_least` is not to be had, `StoreIdentityChanged` when the history
-        is shorter than it was, `CorruptEvent`.
+        Raises a transient error, `StaleRead` when `at_least` is not to be had, `StoreIdentityChanged`,
+        `CorruptEvent`.
         """
         async with self._lock:
             if self.state is EMPTY:
@@ -83,11 +82,8 @@ class Follower:
         return self.state
 
     async def refused(self, current: int) -> ClusterState:
-        """Read up to what an append was refused for."""
-        if current < self.state.version:
-            reason = f"its membership is at version {current}, and was at {self.state.version}"
-            raise StoreIdentityChanged(f"cluster {self._cluster!r}", reason)
-        return await self.sync(at_least=current)
+        """Read what an append was refused for. A server that is behind gives a number that is too low: `StaleRead`."""
+        return await self.sync(at_least=max(current, self.state.version + 1))
 
     def adopt(self, events: Sequence[Event]) -> None:
         """Take events for known that this node has just appended."""
@@ -134,8 +130,8 @@ class Follower:
             await self._snapshot()
 
     async def _snapshot(self) -> None:
-        state = msgspec.to_builtins(self.state, str_keys=True)
-        with suppress(PayloadTooLarge, InvalidEvent, *PASSING):
+        state = msgspec.json.decode(msgspec.json.encode(self.state))
+        with suppress(PayloadTooLarge, InvalidSnapshot, *PASSING):  # a server that is behind knows less than we do
             await self._store.save_snapshot(
                 Snapshot(actor_id=self._actor, version=self.state.version, schema=_SNAPSHOT, state=state)
             )

@@ -245,7 +245,7 @@ def _move(state: ClusterState, change: ShardsMoved) -> ClusterState:
         del revoking[shard]
     for node, shard in _each(change.assign, len(owners)):
         _need(node in state.members, f"{node!r} is no member")
-        _need(not owners[shard], f"shard {shard} is {owners[shard]!r}'s already")
+        _need(not owners[shard], f"shard {shard} belongs to {owners[shard]!r}")
         owners[shard] = node
     for node, shard in _each(change.revoke, len(owners)):
         _need(owners[shard] == node and shard not in revoking, f"shard {shard} is not {node!r}'s to give up")
