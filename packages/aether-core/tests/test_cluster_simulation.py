@@ -20,6 +20,12 @@ def test_no_shard_is_owned_twice_under_faults(seed: int) -> None:
     assert outcome.commands >= 100, f"seed {seed} has become a test of little: {outcome[:4]}"
 
 
+@pytest.mark.parametrize("seed", [8, 28, 30])
+def test_no_shard_is_owned_twice_in_short_runs(seed: int) -> None:
+    """What the zoo's clusters die by: the same, as long as it takes."""
+    assert simulate(seed, seconds=8.0).elections > 4
+
+
 @pytest.mark.parametrize("seed", [101])
 def test_no_shard_is_owned_twice_when_the_register_is_wiped(seed: int) -> None:
     outcome = simulate(seed, seconds=40.0, losses=True)

@@ -154,7 +154,12 @@ class ClusterSimulation:
             links = [one.machine.link for one in self.nodes.values()] if fault == "outage" else [link]
             for one in links:
                 one.cut = True
-            self._later(lambda: [setattr(one, "cut", False) for one in links])
+
+            def heal() -> None:
+                for one in links:
+                    one.cut = False
+
+            self._later(heal)
         elif fault == "deaf":
             link.deaf = True
             self._later(lambda: setattr(link, "deaf", False))
@@ -328,9 +333,9 @@ class _Witness(NamedTuple):
     cluster: Cluster
 
 
-def _evolve(state: int, event: Event) -> int:
+def _evolve(state: int, _event: Event) -> int:
     return state + 1
 
 
-def _decide(state: int, command: Event) -> list[tuple[str, dict[str, Any]]]:
+def _decide(state: int, _command: Event) -> list[tuple[str, dict[str, Any]]]:
     return [("Added", {"state": state}), ("Counted", {"state": state + 1})]

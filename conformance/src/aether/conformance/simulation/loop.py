@@ -90,7 +90,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             look()
         self._time += seconds
 
-    def call_soon(
+    # The types of asyncio's stubs tie arguments to the callback; here they are passed on as they are.
+
+    def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         context = contextvars.copy_context() if context is None else context
@@ -101,7 +103,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         cell.append(super().call_soon(process.run, cell, callback, args, context, context=context))
         return cell[0]
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         context = contextvars.copy_context() if context is None else context

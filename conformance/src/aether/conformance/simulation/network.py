@@ -1,4 +1,4 @@
-"""The network of the world: a backend in memory at the other end of a link on which everything can go wrong."""
+"""The network of the world, in virtual time: a backend at the other end of links on which everything can go wrong."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Link:
         self.behind: int | None = None
         """If set, reads of the store see only so many of its events: a server that was cut off from the others."""
 
-        self.arrived: Callable[[bytes], None] = lambda value: None
+        self.arrived: Callable[[bytes], None] = lambda _value: None
         """Called when a write arrives at the register."""
 
         self.answering: Callable[[], None] = lambda: None

@@ -1,4 +1,4 @@
-"""Machines around one backend in memory."""
+"""Machines around one backend in memory, in virtual time."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Machine:
         """The last term of this machine: it was elected and has crashed just behind a renewal."""
         term = await (await self.started()).campaign("x", ttl=ttl)
         before = term.deadline
-        while term.deadline == before:
+        while term.deadline == before:  # noqa: ASYNC110 (it is renewed by nobody who would tell)
             await asyncio.sleep(ttl / 200)
         self.crash()
         term.end("crashed", release=False)

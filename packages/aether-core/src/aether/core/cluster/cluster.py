@@ -51,9 +51,14 @@ State = TypeVar("State")
 class Backends(Protocol):
     """What a cluster is made of: `aether.core.connect` gives it."""
 
-    store: EventStore
-    bus: EventBus
-    election: Election
+    @property
+    def store(self) -> EventStore: ...
+
+    @property
+    def bus(self) -> EventBus: ...
+
+    @property
+    def election(self) -> Election: ...
 
 
 class Cluster:
