@@ -25,6 +25,7 @@ from aether.core import (
     open_store,
 )
 from aether.core.spi import NewRecord, Write
+from aether.sql.connections import call
 from aether.sql.postgresql import LOCK
 from aether.sql.schema import SchemaMissing, SchemaTooNew
 from aether.sql.servers import PostgresServer
@@ -389,3 +390,17 @@ async def test_an_open_transaction_keeps_only_its_namespace_waiting(postgres_url
         assert (await waiting).position.order > 0
         assert [found.actor_id async for _, found in one.feed()] == ["a", "b"]
     await engine.dispose()
+
+
+async def test_a_connection_that_is_dropped_between_two_steps_of_a_call_is_lost(postgres_url):
+    """asyncpg reaches for its protocol once more then, which is gone: seen when servers die while a store opens."""
+
+    async def torn(connection: asyncpg.Connection) -> None:
+        connection.terminate()
+        await connection._protocol.bind_execute(None, None, "", 0, False, 1.0)
+
+    connection = await asyncpg.connect(postgres_url)
+    with pytest.raises(OutcomeUnknown, match="dropped"):
+        await call(connection, "appending", torn, timeout=5.0, writes=True)
+    with pytest.raises(Unavailable, match="dropped"):
+        await call(connection, "reading", torn, timeout=5.0, writes=False)

@@ -269,6 +269,12 @@ async def call(
         connection.terminate()
         late = TimeoutError() if loop.time() >= deadline.when() else error
         raise failure(what, late, writes=writes) from error
+    except AttributeError as error:
+        # A connection that is dropped between preparing and executing a statement: asyncpg reaches for what is gone.
+        if not connection.is_closed():
+            raise
+        late = TimeoutError() if loop.time() >= deadline.when() else ConnectionResetError("the connection was dropped")
+        raise failure(what, late, writes=writes) from error
     finally:
         deadline.cancel()
 
