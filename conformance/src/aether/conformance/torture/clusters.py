@@ -28,8 +28,9 @@ _START = 30.0  # seconds that processes may take to start on a busy machine
 class Node:
     """The process of one node, started again whenever it ends, with a link of its own to the server."""
 
-    def __init__(self, name: str, url: str, *, ttl: float) -> None:
+    def __init__(self, name: str, url: str, *, ttl: float, shards: int = SHARDS) -> None:
         self.name = name
+        self._shards = shards
         self._url = url
         self._ttl = ttl
         self.link = Link.to(url)
@@ -41,7 +42,7 @@ class Node:
     async def start(self) -> None:
         """Start a process."""
         self.stopped = False
-        arguments = (self.link.through(self._url), self.name, str(self._ttl), str(SHARDS))
+        arguments = (self.link.through(self._url), self.name, str(self._ttl), str(self._shards))
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
