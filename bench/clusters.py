@@ -181,8 +181,8 @@ async def worker(mode: str, url: str, name: str) -> None:
             host = Host(there.store, initial=0, evolve=evolve, decide=decide)
             async with Cluster(there, name="bench", node=name, ttl=5.0) as cluster:
                 cluster.host(host)
-                while [one.shards for one in cluster.view().members] != [SHARDS // WORKERS] * WORKERS:
-                    await asyncio.sleep(0.05)  # noqa: ASYNC110 (a bench may look)
+                while [one.shards for one in cluster.view().members] != [SHARDS // WORKERS] * WORKERS:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
 
                 async def ask(actor_id: str) -> None:
                     await cluster.ask(actor_id, Event(type="Count", actor_id="-", version=1))

@@ -9,8 +9,6 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-import msgspec
-
 from aether.core.bus import EventBus
 from aether.core.cluster.crew import Crew, bounded
 from aether.core.cluster.duties import Rules
@@ -18,7 +16,7 @@ from aether.core.cluster.follower import PASSING, Follower
 from aether.core.cluster.host import Host
 from aether.core.cluster.leader import Leader
 from aether.core.cluster.membership import Change, ClusterState
-from aether.core.cluster.nodes import NodeWatch, Profile, check_settings
+from aether.core.cluster.nodes import NodeWatch, Profile, check_profile, check_settings
 from aether.core.cluster.notices import (
     ClusterEvent,
     LeaderChanged,
@@ -37,7 +35,6 @@ from aether.core.errors import Closed, TimedOut
 from aether.core.event import Event
 from aether.core.names import check_name, check_namespace
 from aether.core.store import EventStore
-from aether.core.term import check_meta
 
 _log = logging.getLogger("aether.cluster")
 
@@ -112,7 +109,7 @@ class Cluster:
         self._notices = Notices()
         inbox = f"cluster/{name}/inbox/{self._election._random.getrandbits(64):016x}"
         profile = Profile(shards=shards, hash=HASH, inbox=inbox, weight=float(weight), meta=meta or {})
-        check_meta(msgspec.to_builtins(profile))
+        check_profile(profile)
         self._follower = Follower(connection.store, connection.bus, name, shards=shards, ttl=ttl, clock=self._clock)
         self._watch = NodeWatch(self._election, name, ttl=ttl, members=lambda: self._follower.state.members)
         self._presence = Presence(

@@ -14,7 +14,7 @@ from aether.core.cluster.membership import Change, Formed, TermStarted
 from aether.core.cluster.nodes import NodeWatch, leader_lease
 from aether.core.cluster.plan import HASH
 from aether.core.election import Election
-from aether.core.errors import VersionConflict
+from aether.core.errors import CorruptLease, VersionConflict
 from aether.core.lease import RETRY
 from aether.core.term import Term
 
@@ -140,7 +140,7 @@ class Leader:
             try:
                 if await self._watch.reap(node, track, incarnation=member.incarnation):
                     self._reaped.append(self._clock.now())
-            except PASSING:
+            except (CorruptLease, *PASSING):
                 await self._pause()
 
     # --- Waiting ---

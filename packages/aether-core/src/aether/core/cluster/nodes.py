@@ -16,9 +16,11 @@ import msgspec
 
 from aether.core.cluster._signal import Signal
 from aether.core.election import Election
+from aether.core.encoding import MAX_VERSION
 from aether.core.errors import CorruptLease, Unavailable
 from aether.core.lease import MAX_TTL, MIN_TTL, TRANSIENT, Lease, Record, Sighting, decode_lease, nonce_of
 from aether.core.spi import LeaseRegister, RevisionConflict, Watch
+from aether.core.term import check_meta
 
 _log = logging.getLogger("aether.cluster")
 
@@ -62,6 +64,11 @@ def profile_of(lease: Lease | None) -> Profile | None:
         return msgspec.convert(lease.meta, Profile)
     except (ValueError, msgspec.ValidationError):
         return None
+
+
+def check_profile(profile: Profile) -> None:
+    """Raise `InvalidEvent` or `PayloadTooLarge` for what a lease cannot carry, at whatever version it may be one day."""
+    check_meta(msgspec.to_builtins(msgspec.structs.replace(profile, applied=MAX_VERSION)))
 
 
 def check_settings(node: str, *, weight: float, ttl: float, shards: int) -> None:

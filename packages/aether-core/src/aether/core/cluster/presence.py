@@ -17,11 +17,11 @@ import msgspec
 from aether.core.cluster._signal import Signal
 from aether.core.cluster.follower import PASSING, Follower
 from aether.core.cluster.membership import Change, ClusterState, Member
-from aether.core.cluster.nodes import Profile, node_lease
+from aether.core.cluster.nodes import Profile, check_profile, node_lease
 from aether.core.cluster.notices import Notices, ShardsGained, ShardsLost
 from aether.core.election import Election
 from aether.core.errors import TimedOut
-from aether.core.term import Term, check_meta
+from aether.core.term import Term
 
 _log = logging.getLogger("aether.cluster")
 
@@ -144,10 +144,9 @@ class Presence:
     def say(self, *, at_once: bool = True, **fields: Any) -> None:
         """Say something else of this node, in its lease. Raises `PayloadTooLarge` or `InvalidEvent`."""
         profile = msgspec.structs.replace(self.profile, **fields)
-        meta = msgspec.to_builtins(profile)
-        check_meta(meta)
+        check_profile(profile)
         if self.term is not None:
-            self.term.update(meta, at_once=at_once)
+            self.term.update(msgspec.to_builtins(profile), at_once=at_once)
         self.profile = profile
 
     # --- Giving up and taking over ---
