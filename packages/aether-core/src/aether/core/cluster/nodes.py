@@ -67,7 +67,7 @@ def profile_of(lease: Lease | None) -> Profile | None:
 
 
 def check_profile(profile: Profile) -> None:
-    """Raise `InvalidEvent` or `PayloadTooLarge` for what a lease cannot carry, at whatever version it may be one day."""
+    """Raise `InvalidEvent` or `PayloadTooLarge` for what a lease cannot carry, at any version."""
     check_meta(msgspec.to_builtins(msgspec.structs.replace(profile, applied=MAX_VERSION)))
 
 
