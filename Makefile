@@ -54,7 +54,9 @@ zoo: setup  ## measure how many broken backends the machines alone find out; wri
 
 torture: setup  ## longer than make test: the suite 20 times beside busy processes; clusters of processes under 1,000 faults
 	$(BIN)/python scripts/flakes.py memory nats --rounds 20 --load 2
-	$(BIN)/python scripts/torture_clusters.py nats postgresql --faults 500
+	$(BIN)/python -m aether.conformance.simulation --seeds 0 200
+	$(BIN)/python -m aether.conformance.simulation --seeds 200 300 --losses
+	$(BIN)/python scripts/torture_clusters.py nats postgresql --faults 1000
 	$(BIN)/python scripts/torture_clusters.py nats-cluster --faults 75 --nodes 3 --ttl 4 --bound 90
 
 bench: setup  ## measure against the raw clients and a peer; prints a table and writes JSON; more: bench/run.py --help

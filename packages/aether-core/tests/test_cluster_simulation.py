@@ -12,11 +12,14 @@ def simulate(seed: int, *, seconds: float, losses: bool = False) -> Outcome:
     return ClusterSimulation(seed, losses=losses).run(seconds=seconds)
 
 
-@pytest.mark.parametrize("seed", [8, 28, 30])
+@pytest.mark.parametrize("seed", [8, 30])
 def test_no_shard_is_owned_twice_under_faults(seed: int) -> None:
-    """Partitions, crashes, pauses, dead watches, stale servers, lost and late answers, and clocks that differ."""
-    outcome = simulate(seed, seconds=40.0)
-    assert outcome.moves >= 70, f"seed {seed} has become a test of little: {outcome[:4]}"
+    """Partitions, crashes, pauses, dead watches, stale servers, lost and late answers, and clocks that differ.
+
+    Together they have more than 200 shards handed over from one living node to another, in both phases.
+    """
+    outcome = simulate(seed, seconds=45.0)
+    assert outcome.moves > 100, f"seed {seed} has become a test of little: {outcome[:4]}"
     assert outcome.commands >= 100, f"seed {seed} has become a test of little: {outcome[:4]}"
 
 
