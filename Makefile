@@ -23,7 +23,7 @@ $(SET_UP): requirements-dev.txt scripts/set_up.py conformance/pyproject.toml $(w
 	$(PYTHON) scripts/set_up.py
 	@touch $@
 
-demo: setup  ## watch event sourcing on a real NATS server, about 10 seconds
+demo: setup  ## watch event sourcing on a real NATS server, about 20 seconds
 	@$(BIN)/python examples/demo.py
 
 test: lint types  ## everything that must pass: lints, types, unit tests, conformance, README, wheels
@@ -52,9 +52,13 @@ matrix: setup  ## run the suite on every backend of this repository, keep the re
 zoo: setup  ## measure how many broken backends the machines alone find out; writes conformance/kill-rate.json
 	$(BIN)/python scripts/kill_rate.py
 
-torture: setup  ## longer than make test: projections killed 50 times; the suite 20 times beside busy processes
+torture: setup  ## longer than make test: processes killed, stopped and cut off under load, for hours
 	$(BIN)/python scripts/kill_projection.py sqlite postgresql nats relay --kills 50
 	$(BIN)/python scripts/flakes.py memory nats --rounds 20 --load 2
+	$(BIN)/python -m aether.conformance.simulation --seeds 0 200
+	$(BIN)/python -m aether.conformance.simulation --seeds 200 300 --losses
+	$(BIN)/python scripts/torture_clusters.py nats postgresql --faults 1000
+	$(BIN)/python scripts/torture_clusters.py nats-cluster --faults 75 --nodes 3 --ttl 4 --bound 90
 
 bench: setup  ## measure against the raw clients and a peer; prints a table and writes JSON; more: bench/run.py --help
 	$(BIN)/python bench/run.py

@@ -2,7 +2,8 @@
 
 Five clerks work on the same few orders, so they meet in version conflicts. A projection follows live. One of two
 dispatcher processes leads and ships what is paid. Half-way the server is killed and started again; then the leading
-dispatcher is killed. Another namespace looks on and sees nothing. At the end everything is counted and compared.
+dispatcher is killed. Another namespace looks on and sees nothing. Then a cluster of processes shares accounts among
+its nodes, one of which is killed (`cluster.py`). At the end everything is counted and compared.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+import cluster
 
 from aether.core import (
     AetherError,
@@ -349,6 +352,7 @@ async def main() -> int:
             screen.say("server", f"NATS JetStream on port {server.port}; it syncs every event to disk")
             screen.say("clerks", f"{', '.join(CLERKS)} work on the same {len(ORDERS)} orders")
             checks = await story(server, tally, screen)
+            checks += await cluster.act(server.url, screen.say)
     table(tally, checks)
     return 0 if all(kept for _, kept in checks) else 1
 

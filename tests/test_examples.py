@@ -64,8 +64,8 @@ def test_demo_keeps_its_promises() -> None:
     done = run("demo.py")
 
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert done.stdout.count("killed (SIGKILL)") == 2
-    assert done.stdout.count("\n  ok  ") == 5
+    assert done.stdout.count("killed (SIGKILL)") == 3
+    assert done.stdout.count("\n  ok  ") == 7
     assert "BROKEN" not in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
 

@@ -15,6 +15,7 @@ import pytest
 from aether.conformance.harness import Harness
 from aether.conformance.rules import Case, all_cases
 from aether.conformance.runner import Session, Status
+from aether.conformance.simulation import World
 from aether.conformance.violations import SuiteError
 from aether.conformance.wrappers import BusWrapper, RegisterWrapper, StoreWrapper
 from aether.conformance.zoo import CoreMutant, Mutant, all_mutants, caught_by, core_mutants, registry_with, session_with
@@ -106,17 +107,16 @@ def _loaded(name: str) -> ModuleType:
 
 
 def _core_test(name: str) -> Any:
-    """A test of the core's elections, whichever module it is in."""
+    """A test of the core's elections and clusters, whichever module it is in."""
     everything: dict[str, Any] = {}
-    for path in sorted(_CORE_TESTS.glob("test_election*.py")):
+    for path in sorted([*_CORE_TESTS.glob("test_election*.py"), *_CORE_TESTS.glob("test_cluster*.py")]):
         everything |= vars(_loaded(path.stem))
     return everything[name]
 
 
 def _arguments(test: Any) -> Iterator[dict[str, Any]]:
     """What pytest would call a test of the core with, once for each of its parameters."""
-    world = _loaded("conftest").World
-    fixtures = {"world": world, "new_world": lambda: world}
+    fixtures = {"world": World, "new_world": lambda: World}
     wanted = [name for name in inspect.signature(test).parameters if name in fixtures]
     choices = []
     for mark in getattr(test, "pytestmark", []):

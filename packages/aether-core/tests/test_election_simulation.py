@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 TTL = 1.0
+HOLDS = (0.3, 3.0, 30.0)  # of the ttl: how long a leader leads before it resigns
 
 
 class Held(NamedTuple):
@@ -26,14 +27,17 @@ class Held(NamedTuple):
 class Simulation:
     """Candidates that lead for a while and resign, and a nemesis that breaks whatever can break."""
 
-    def __init__(self, world: Any, *, skew: float, faults: tuple[str, ...]) -> None:
+    def __init__(
+        self, world: Any, *, skew: float, faults: tuple[str, ...], holds: tuple[float, ...] = HOLDS, candidates: int = 4
+    ) -> None:
         self.world = world
         self.skew = skew
         self.faults = faults
+        self.holds = holds
         self.random = Random(f"nemesis {world.seed}")
         self.terms: list[Held] = []
         self.stream = [0]  # what is governed: the tokens of the terms that have begun to act
-        self.machines = [self._machine(f"m{number}") for number in range(4)]
+        self.machines = [self._machine(f"m{number}") for number in range(candidates)]
 
     def _machine(self, name: str) -> Any:
         rate = 1 + self.random.choice([-1, -1, 0, 1, 1]) * self.skew
@@ -66,7 +70,7 @@ class Simulation:
             self.stream.append(term.token)
             try:
                 with contextlib.suppress(TimeoutError):
-                    async with machine.clock.timeout(machine.random.choice([0.3, 3.0, 30.0]) * TTL):
+                    async with machine.clock.timeout(machine.random.choice(self.holds) * TTL):
                         await term.lost.wait()
             finally:
                 end = min(self.world.time, machine.clock.real(term.deadline))
@@ -121,9 +125,18 @@ FAULTS = ("cut", "crash", "deaf", "outage", "late", "unanswered")
 ALL = (*FAULTS, "wipe", "roll back")
 
 
-def simulate(new_world: Any, seed: int, *, skew: float, faults: tuple[str, ...], elections: int) -> list[Held]:
+def simulate(
+    new_world: Any,
+    seed: int,
+    *,
+    skew: float,
+    faults: tuple[str, ...],
+    elections: int,
+    holds: tuple[float, ...] = HOLDS,
+    candidates: int = 4,
+) -> list[Held]:
     world = new_world(seed)
-    simulation = Simulation(world, skew=skew, faults=faults)
+    simulation = Simulation(world, skew=skew, faults=faults, holds=holds, candidates=candidates)
     return world.run(lambda: simulation.run(elections), limit=1e6)
 
 
@@ -148,6 +161,17 @@ def check_tokens(terms: list[Held], seed: int) -> None:
 def test_no_overlap_under_faults(new_world, seed: int, skew: float) -> None:
     """Partitions, crashes, dead watches, lost and late answers, and clocks whose rates differ by 5 % each way."""
     check(simulate(new_world, seed, skew=skew, faults=FAULTS, elections=60), seed)
+
+
+@pytest.mark.parametrize("seed", range(300, 305))
+def test_no_overlap_in_a_thousand_short_terms(new_world, seed: int) -> None:
+    """Together five thousand: most leaders resign soon, so most elections are between candidates that are all awake."""
+    faults = (*FAULTS, "wipe") if seed % 2 else FAULTS
+    skew = 0.0 if seed % 2 else 0.05
+    holds = (0.0, 0.02, 0.05, 0.1, 1.0)
+    terms = simulate(new_world, seed, skew=skew, faults=faults, elections=1000, holds=holds, candidates=3)
+    assert len(terms) >= 1000
+    check(terms, seed)
 
 
 @pytest.mark.parametrize("seed", range(100, 104))

@@ -1,4 +1,4 @@
-"""Shards: figures that may never change, because data is laid out by them."""
+"""Shards: figures that may never change. Clusters and projections are laid out by them."""
 
 from collections import Counter
 

@@ -20,6 +20,18 @@ del aether
 if TYPE_CHECKING:
     from aether.core.bus import BusSubscription as BusSubscription
     from aether.core.bus import EventBus as EventBus
+    from aether.core.cluster import Cluster as Cluster
+    from aether.core.cluster import ClusterView as ClusterView
+    from aether.core.cluster import Host as Host
+    from aether.core.cluster import LeaderChanged as LeaderChanged
+    from aether.core.cluster import MemberView as MemberView
+    from aether.core.cluster import NodeChanged as NodeChanged
+    from aether.core.cluster import NodeDown as NodeDown
+    from aether.core.cluster import NodeSuspect as NodeSuspect
+    from aether.core.cluster import NodeUp as NodeUp
+    from aether.core.cluster import Owner as Owner
+    from aether.core.cluster import ShardsGained as ShardsGained
+    from aether.core.cluster import ShardsLost as ShardsLost
     from aether.core.election import Election as Election
     from aether.core.election import LeaderView as LeaderView
     from aether.core.election import Term as Term
@@ -29,6 +41,8 @@ if TYPE_CHECKING:
     from aether.core.errors import BackendUnusable as BackendUnusable
     from aether.core.errors import CheckpointMoved as CheckpointMoved
     from aether.core.errors import Closed as Closed
+    from aether.core.errors import ClusterMismatch as ClusterMismatch
+    from aether.core.errors import CommandRefused as CommandRefused
     from aether.core.errors import CommitTooLarge as CommitTooLarge
     from aether.core.errors import CorruptEvent as CorruptEvent
     from aether.core.errors import CorruptLease as CorruptLease
@@ -77,6 +91,10 @@ _HOMES = {
     "CheckpointMoved": "errors",
     "Claim": "event",
     "Closed": "errors",
+    "Cluster": "cluster",
+    "ClusterMismatch": "errors",
+    "ClusterView": "cluster",
+    "CommandRefused": "errors",
     "CommitTooLarge": "errors",
     "Connection": "opening",
     "CorruptEvent": "errors",
@@ -88,18 +106,28 @@ _HOMES = {
     "EventStore": "store",
     "Feature": "features",
     "FeatureMissing": "errors",
+    "Host": "cluster",
     "InvalidEvent": "errors",
     "InvalidName": "errors",
     "InvalidSnapshot": "errors",
     "InvalidURL": "errors",
+    "LeaderChanged": "cluster",
     "LeaderView": "election",
     "LeadershipLost": "errors",
     "Limits": "features",
+    "MemberView": "cluster",
     "NoResponders": "errors",
+    "NodeChanged": "cluster",
+    "NodeDown": "cluster",
+    "NodeSuspect": "cluster",
+    "NodeUp": "cluster",
     "OutcomeUnknown": "errors",
+    "Owner": "cluster",
     "PayloadTooLarge": "errors",
     "Position": "event",
     "START": "event",
+    "ShardsGained": "cluster",
+    "ShardsLost": "cluster",
     "SlowConsumer": "errors",
     "Snapshot": "event",
     "StaleRead": "errors",
@@ -129,6 +157,10 @@ __all__ = [
     "CheckpointMoved",
     "Claim",
     "Closed",
+    "Cluster",
+    "ClusterMismatch",
+    "ClusterView",
+    "CommandRefused",
     "CommitTooLarge",
     "Connection",
     "CorruptEvent",
@@ -140,17 +172,27 @@ __all__ = [
     "EventStore",
     "Feature",
     "FeatureMissing",
+    "Host",
     "InvalidEvent",
     "InvalidName",
     "InvalidSnapshot",
     "InvalidURL",
+    "LeaderChanged",
     "LeaderView",
     "LeadershipLost",
     "Limits",
+    "MemberView",
     "NoResponders",
+    "NodeChanged",
+    "NodeDown",
+    "NodeSuspect",
+    "NodeUp",
     "OutcomeUnknown",
+    "Owner",
     "PayloadTooLarge",
     "Position",
+    "ShardsGained",
+    "ShardsLost",
     "SlowConsumer",
     "Snapshot",
     "StaleRead",

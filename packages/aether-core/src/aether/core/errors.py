@@ -13,6 +13,8 @@
 | `StaleRead` | wait, or ask another server |
 | `FeatureMissing` | choose another backend, or do without |
 | `StaleToken`, `LeadershipLost` | stop: somebody else leads now |
+| `CommandRefused` | the actor says no: do something else |
+| `ClusterMismatch` | start the node with the settings of the cluster |
 | `SlowConsumer` | consume faster, or take a larger buffer |
 | `Closed` | enter it with `async with`, or open a new one |
 | `BackendNotFound`, `BackendConflict`, `BackendUnusable` | fix the installation |
@@ -254,6 +256,33 @@ class LeadershipLost(AetherError):
         self.token = token
         self.reason = reason
         super().__init__(f"leadership of {name!r} (token {token}) is lost: {reason}; stop and campaign again")
+
+
+class CommandRefused(AetherError):
+    """The owner of an actor has looked at a command and will not do it; nothing was stored."""
+
+    def __init__(self, actor_id: str, *, command: str, kind: str, reason: str) -> None:
+        self.actor_id = actor_id
+        self.command = command
+        self.kind = kind
+        """The class of the error that the owner's code raised."""
+
+        self.reason = reason
+        super().__init__(f"{actor_id!r} refuses {command!r}: {kind}: {reason}")
+
+
+class ClusterMismatch(AetherError):
+    """A node was started with settings that its cluster does not have and never will."""
+
+    def __init__(self, cluster: str, *, setting: str, mine: object, theirs: object) -> None:
+        self.cluster = cluster
+        self.setting = setting
+        self.mine = mine
+        self.theirs = theirs
+        super().__init__(
+            f"cluster {cluster!r} was formed with {setting} {theirs!r}, this node has {mine!r}; "
+            "start it with the same, or form a cluster of another name"
+        )
 
 
 class SlowConsumer(AetherError):

@@ -11,6 +11,9 @@ from aether.core.errors import InvalidName
 MAX_NAME_CHARACTERS = 255
 MAX_NAMESPACE_CHARACTERS = 64
 
+RESERVED = "aether/"
+"""Actors whose ids begin so are Aether's own. Projections and relays pass them by."""
+
 _NAMESPACE = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*")
 _PATTERN_TOKEN = re.compile(r"[a-z0-9][a-z0-9_-]*|\*")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")

@@ -55,6 +55,7 @@ class Term:
         self._releasing: asyncio.Task[None] | None = None
         self._body: asyncio.Timeout | None = None
         self._hurry = asyncio.Event()
+        self._stored: Callable[[], None] | None = None
         self.name = lease.name
         self.holder = lease.holder
         self.token = lease.token
@@ -93,20 +94,25 @@ class Term:
         if self.resigned and self._releasing is not None:
             await asyncio.shield(self._releasing)
 
-    def update(self, meta: dict[str, Any]) -> None:
-        """Put other `meta` into the record, with a renewal at once.
+    def update(self, meta: dict[str, Any], *, at_once: bool = True) -> None:
+        """Put other `meta` into the record, with a renewal at once, or with the next one.
 
         Raises `InvalidEvent` unless it is JSON, and `PayloadTooLarge` above 4 KiB: it travels with every renewal.
         """
         check_meta(meta)
         self._lease = msgspec.structs.replace(self._lease, meta=meta)
-        self._hurry.set()
+        if at_once:
+            self._hurry.set()
 
     # --- For the election ---
 
     def guard(self, body: asyncio.Timeout | None) -> None:
         """Let `body` time out when the term is lost."""
         self._body = body
+
+    def tell(self, stored: Callable[[], None]) -> None:
+        """Call `stored` whenever a renewal is known to be stored."""
+        self._stored = stored
 
     def end(self, reason: str, *, release: bool = True) -> None:
         """End the term at once, then try once, in the background, to release the lease."""
@@ -173,6 +179,8 @@ class Term:
             await self._reconcile()
             raise
         self._adopt(revision, lease.nonce)
+        if self._stored is not None:
+            self._stored()
 
     async def _reconcile(self) -> None:
         """A renewal was refused: either an earlier one has landed, whose answer was lost, or the term is over."""

@@ -13,13 +13,10 @@ import msgspec
 
 from aether.core.errors import InvalidName, VersionConflict
 from aether.core.event import Event
-from aether.core.names import MAX_NAME_CHARACTERS, check_name
+from aether.core.names import MAX_NAME_CHARACTERS, RESERVED, check_name
 from aether.core.state.new_event import NewEvent
 from aether.core.state.typed import EventTypes, event
 from aether.core.store import EventStore
-
-RESERVED = "aether/"
-"""Actors whose ids begin so are Aether's own. Projections and relays pass them by."""
 
 Kind = Literal["projection", "reactor"]
 

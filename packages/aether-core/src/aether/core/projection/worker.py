@@ -16,7 +16,8 @@ from aether.core.encoding import decode_event
 from aether.core.errors import CorruptEvent, VersionConflict
 from aether.core.event import Claim, Event, Position
 from aether.core.filters import EventFilter
-from aether.core.projection.journal import RESERVED, Journal, Parked, RetryAsked, Unparked
+from aether.core.names import RESERVED
+from aether.core.projection.journal import Journal, Parked, RetryAsked, Unparked
 from aether.core.projection.policy import OnError, is_fatal, is_transient
 from aether.core.sharding import shard_of
 from aether.core.spi import Stored

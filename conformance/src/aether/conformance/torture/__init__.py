@@ -1,0 +1,1 @@
+"""Clusters of real processes on a real server, killed, stopped and cut off; histories say what they believed."""

@@ -1,0 +1,172 @@
+"""Clusters with the bugs that shard managers have; most of them were in prototypes of this one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from aether.conformance.zoo import breaks
+from aether.core.cluster import duties, presence
+from aether.core.cluster.follower import Follower
+from aether.core.cluster.host import Host
+from aether.core.cluster.leader import Leader
+from aether.core.cluster.membership import ClusterState, Member
+from aether.core.cluster.nodes import NodeWatch, Track
+from aether.core.cluster.presence import Presence
+from aether.core.errors import VersionConflict
+from aether.core.term import Term
+
+_FAULTS = "test_no_shard_is_owned_twice_in_short_runs"
+
+
+# --- The hand-over ---
+
+
+@breaks(duties, "acknowledged", found_by=_FAULTS)
+def assigns_without_acknowledgement(original: Any) -> Any:
+    """A shard is given to the next node before its owner has said that it gave it up."""
+    return lambda member, lease: 2**31
+
+
+@breaks(Presence, "_call", found_by="test_a_shard_is_nobody_elses_before_its_handlers_have_ended")
+def does_not_wait_for_its_handlers(original: Any) -> Any:
+    """The handlers of a loss are not waited for."""
+
+    async def call(self: Presence, handlers: list[Any], shards: frozenset[int]) -> None:
+        return None
+
+    return call
+
+
+@breaks(presence, "owned_by", found_by=_FAULTS)
+def owns_what_was_revoked(original: Any) -> Any:
+    """A node goes on to own what it has to give up, until somebody else gets it."""
+
+    def owned(state: ClusterState, node: str, *, incarnation: int, holder: str) -> frozenset[int]:
+        owned: frozenset[int] = original(
+            msgspec.structs.replace(state, revoking={}), node, incarnation=incarnation, holder=holder
+        )
+        return owned
+
+    return owned
+
+
+@breaks(presence, "owned_by", found_by="test_another_incarnation_owns_nothing_of_the_last_one")
+def owns_what_its_name_owned(original: Any) -> Any:
+    """A node that has lost its lease and has another one goes on with the shards of the first."""
+
+    def owned(state: ClusterState, node: str, *, incarnation: int, holder: str) -> frozenset[int]:
+        return frozenset(shard for shard, owner in enumerate(state.owners) if owner == node)
+
+    return owned
+
+
+# --- Replacing leases ---
+
+
+@breaks(duties, "expires", found_by=_FAULTS)
+def reaps_at_half_the_ttl(original: Any) -> Any:
+    """A lease is replaced while its holder may still act."""
+
+    def expires(member: Member, track: Track, *, ttl: float, resumed: float) -> float:
+        time: float = original(member, track, ttl=ttl, resumed=resumed)
+        return time - ttl / 2
+
+    return expires
+
+
+@breaks(duties, "over", found_by="test_a_lost_record_is_waited_for")
+def takes_silence_for_death(original: Any) -> Any:
+    """Shards of a node whose lease is not there are free at once, without the wait for its ttl."""
+    return lambda member, lease: lease is None or original(member, lease)
+
+
+@breaks(NodeWatch, "reap", found_by="test_a_node_that_renews_at_the_last_moment_lives")
+def reaps_by_opinion(original: Any) -> Any:
+    """A lease is replaced whatever stands there by now."""
+
+    async def reap(self: NodeWatch, node: str, track: Track, *, incarnation: int) -> bool:
+        await self.look()
+        return bool(await original(self, node, self.tracks[node], incarnation=incarnation))
+
+    return reap
+
+
+@breaks(duties, "expires", found_by="test_behind_an_outage_of_its_own_a_leader_waits_longer")
+def blames_others_for_its_outage(original: Any) -> Any:
+    """Behind an outage of the register whoever comes back late is taken for dead."""
+    return lambda member, track, *, ttl, resumed: original(member, track, ttl=ttl, resumed=-1e9)
+
+
+@breaks(duties, "braked", found_by="test_no_more_than_half_of_the_members_are_reaped_at_once")
+def has_no_brake(original: Any) -> Any:
+    """All leases that stand still are replaced at once, however many."""
+    return lambda nodes, *, members, recent, brake: list(nodes)
+
+
+# --- The fence ---
+
+
+@breaks(Follower, "append", found_by="test_a_leader_that_was_replaced_writes_nothing")
+def appends_without_an_expectation(original: Any) -> Any:
+    """A leader that finds its version taken appends at the next one: there is no fence."""
+
+    async def append(self: Follower, changes: Any, **ids: Any) -> None:
+        try:
+            await original(self, changes, **ids)
+        except VersionConflict as conflict:
+            self.state = msgspec.structs.replace(self.state, version=conflict.current)
+            await original(self, changes, **ids)
+
+    return append
+
+
+@breaks(Leader, "_begin", found_by="test_a_leader_that_was_replaced_writes_nothing")
+def has_no_barrier(original: Any) -> Any:
+    """A term begins without an append: an older leader can go on."""
+
+    async def begin(self: Leader, term: Term) -> bool:
+        state = await self._follower.sync()
+        if state.shards == 0:
+            return bool(await original(self, term))
+        changed = msgspec.structs.replace(state, term=term.token)
+        self._follower.state = changed
+        return True
+
+    return begin
+
+
+@breaks(Leader, "_floor", found_by="test_a_wiped_register_gives_out_no_token_again")
+def forgets_the_floor(original: Any) -> Any:
+    """Tokens begin again when the register has lost its data."""
+
+    async def floor(self: Leader) -> int:
+        return 0
+
+    return floor
+
+
+@breaks(Presence, "_floor", found_by="test_a_wiped_register_gives_out_no_token_again")
+def reuses_incarnations(original: Any) -> Any:
+    """Incarnations begin again when the register has lost its data."""
+
+    async def floor(self: Presence) -> int:
+        return 0
+
+    return floor
+
+
+# --- Commands ---
+
+
+@breaks(Host, "_load", found_by="test_a_repeated_command_is_answered_from_the_log")
+def executes_repeats(original: Any) -> Any:
+    """A command that comes twice is executed twice."""
+
+    async def load(self: Any, actor_id: str) -> Any:
+        warm = await original(self, actor_id)
+        warm.caused = {}
+        return warm
+
+    return load

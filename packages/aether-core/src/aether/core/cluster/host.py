@@ -1,0 +1,179 @@
+"""A small host for event-sourced actors: their owner keeps them warm, decides, and appends.
+
+Nothing but functions of the user's: `evolve(state, event)` gives the next state, `decide(state, command)` the events
+that a command causes, as pairs of type and data, or raises to refuse it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+from aether.core.cluster.routing import Asked
+from aether.core.encoding import check_json
+from aether.core.errors import CommitTooLarge, PayloadTooLarge, VersionConflict
+from aether.core.event import Event
+from aether.core.names import check_name
+from aether.core.store import EventStore
+
+State = TypeVar("State")
+
+CAUSE = "causationid"
+"""The key of metadata under which an event names the command that caused it. It is how a repeat is recognised."""
+
+_TRIES = 5  # conflicts behind which a batch is given back: somebody else appends to the actor all the time
+
+
+class _Warm(Generic[State]):
+    """An actor in memory: its state, and which of its versions each command has caused."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.version = 0
+        self.caused: dict[str, tuple[int, int]] = {}  # by command: the versions, first and last
+
+    def take(self, event: Event, evolve: Callable[[State, Event], State]) -> None:
+        self.state = evolve(self.state, event)
+        self.version = event.version
+        cause = event.metadata.get(CAUSE)
+        if cause is not None:
+            first, _ = self.caused.get(cause, (event.version, 0))
+            self.caused[cause] = (first, event.version)
+
+
+class Host(Generic[State]):
+    """Handles the commands for the actors that a node owns.
+
+    Commands of one actor are handled in the order of their arrival, those that wait together in one commit. A command
+    whose id has caused events of the actor before is answered with those, from the log, and not decided again. An
+    actor that is used rarely is forgotten, and replayed when it is needed: `keep` of them stay warm.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        *,
+        initial: State,
+        evolve: Callable[[State, Event], State],
+        decide: Callable[[State, Event], Iterable[tuple[str, dict[str, Any]]]],
+        keep: int = 10_000,
+    ) -> None:
+        self._store = store
+        self._initial = initial
+        self._evolve = evolve
+        self._decide = decide
+        self._keep = keep
+        self._warm: OrderedDict[str, _Warm[State]] = OrderedDict()
+        self.conflicts = 0
+        """How often an append met a version that somebody else had written."""
+
+    def forget(self, lost: Callable[[str], bool]) -> None:
+        """Forget the actors for which `lost` is true: others may write to them from now on."""
+        for actor_id in [actor_id for actor_id in self._warm if lost(actor_id)]:
+            del self._warm[actor_id]
+
+    async def work(self, actor_id: str, batch: list[Asked], *, owned: Callable[[], bool]) -> None:
+        """Handle commands of one actor. What is left unsettled when it returns is not this node's any more."""
+        for attempt in range(1, _TRIES + 1):
+            warm = await self._load(actor_id)
+            try:
+                caused = await self._commit(actor_id, warm, batch, owned)
+            except VersionConflict:
+                self.conflicts += 1
+                del self._warm[actor_id]
+                if attempt == _TRIES:
+                    raise
+                continue
+            except (PayloadTooLarge, CommitTooLarge):
+                self._warm.pop(actor_id, None)
+                if len(batch) == 1:
+                    raise
+                await self._one_by_one(actor_id, batch, owned)
+                return
+            except BaseException:
+                self._warm.pop(actor_id, None)  # whether it was stored is not known: look again
+                raise
+            if caused is not None:
+                await self._settle(actor_id, warm, batch, caused)
+            return
+
+    async def _one_by_one(self, actor_id: str, batch: list[Asked], owned: Callable[[], bool]) -> None:
+        for asked in batch:
+            try:
+                await self.work(actor_id, [asked], owned=owned)
+            except (PayloadTooLarge, CommitTooLarge) as error:
+                asked.refused(error)
+
+    async def _load(self, actor_id: str) -> _Warm[State]:
+        warm = self._warm.get(actor_id)
+        if warm is None:
+            warm = _Warm(self._initial)
+            async for event in self._store.read(actor_id):
+                warm.take(event, self._evolve)
+            self._warm[actor_id] = warm
+            if len(self._warm) > self._keep:
+                self._warm.popitem(last=False)
+        self._warm.move_to_end(actor_id)
+        return warm
+
+    async def _commit(
+        self, actor_id: str, warm: _Warm[State], batch: list[Asked], owned: Callable[[], bool]
+    ) -> dict[str, list[Event]] | None:
+        """Decide all commands that are new, and append what they cause as one commit; None if it is not ours now."""
+        caused: dict[str, list[Event]] = {}
+        tried = _Warm(warm.state)
+        tried.version = warm.version
+        for asked in batch:
+            command = asked.command
+            if command.id in warm.caused or command.id in caused:
+                continue
+            try:
+                events = self._caused_by(actor_id, tried, command)
+            except Exception as error:  # noqa: BLE001 - what the user's code raises answers this one command
+                asked.refused(error)
+            else:
+                caused[command.id] = events
+        events = [event for some in caused.values() for event in some]
+        if not owned():
+            return None
+        if events:
+            await self._store.append(*events)
+        warm.state, warm.version = tried.state, tried.version
+        warm.caused.update(tried.caused)
+        return caused
+
+    def _caused_by(self, actor_id: str, tried: _Warm[State], command: Event) -> list[Event]:
+        """The events that a command causes in this state, which is then the state behind them."""
+        decided = list(self._decide(tried.state, command))
+        events = [
+            _event(actor_id, tried.version + number, kind, data, command)
+            for number, (kind, data) in enumerate(decided, 1)
+        ]
+        state = tried.state
+        for event in events:
+            state = self._evolve(state, event)
+        tried.state = state
+        tried.version += len(events)
+        if events:
+            tried.caused[command.id] = events[0].version, events[-1].version
+        return events
+
+    async def _settle(
+        self, actor_id: str, warm: _Warm[State], batch: list[Asked], caused: dict[str, list[Event]]
+    ) -> None:
+        for asked in batch:
+            if asked.answer.done():
+                continue
+            events = caused.get(asked.command.id)
+            if events is None:
+                first, last = warm.caused[asked.command.id]
+                events = [event async for event in self._store.read(actor_id, after=first - 1, upto=last)]
+            asked.done(events)
+
+
+def _event(actor_id: str, version: int, kind: str, data: dict[str, Any], command: Event) -> Event:
+    check_name("event type", kind)
+    check_json(data, "data")
+    metadata = {CAUSE: command.id, "correlationid": command.metadata.get("correlationid", command.id)}
+    return Event(type=kind, actor_id=actor_id, version=version, data=data, metadata=metadata)
