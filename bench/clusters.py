@@ -27,6 +27,7 @@ from aether.conformance.torture.checks import intervals
 from aether.conformance.torture.clusters import Node
 from aether.core import Cluster, Event, EventStore, Host, VersionConflict, connect, open_store
 from aether.core.clock import SYSTEM_CLOCK
+from aether.core.state import Decider, NewEvent
 from aether.nats.server import NatsServer
 
 SHARDS = 1024
@@ -126,8 +127,8 @@ def zipf(seed: str) -> Iterator[str]:
         yield f"actor-{bisect_left(sums, draw.random() * sums[-1])}"
 
 
-def decide(state: int, _command: Event) -> list[tuple[str, dict[str, int]]]:
-    return [("Counted", {"n": state})]
+def decide(state: int, _command: Event) -> list[NewEvent]:
+    return [NewEvent(type="Counted", data={"n": state})]
 
 
 def evolve(state: int, _event: Event) -> int:
@@ -178,7 +179,7 @@ async def lanes(do, name: str) -> float:
 async def worker(mode: str, url: str, name: str) -> None:
     async with connect(url, namespace="bench", holder=name) as there:
         if mode == "routed":
-            host = Host(there.store, initial=0, evolve=evolve, decide=decide)
+            host = Host(there.store, Decider(int, evolve, decide))
             async with Cluster(there, name="bench", node=name, ttl=5.0) as cluster:
                 cluster.host(host)
                 while [one.shards for one in cluster.view().members] != [SHARDS // WORKERS] * WORKERS:  # noqa: ASYNC110

@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from aether.core import Cluster, Connection, Event, Host, LeaderChanged, NodeDown, NodeSuspect, NodeUp, connect
+from aether.core.state import Decider, NewEvent
 
 NODES = ("north", "south", "east")
 SHARDS = 48
@@ -33,11 +33,11 @@ def evolve(balance: int, event: Event) -> int:
     return balance + int(event.data["amount"])
 
 
-def decides(node: str) -> Callable[[int, Event], Iterable[tuple[str, dict[str, Any]]]]:
-    def decide(balance: int, command: Event) -> Iterable[tuple[str, dict[str, Any]]]:
+def decides(node: str) -> Callable[[int, Event], Iterable[NewEvent]]:
+    def decide(balance: int, command: Event) -> Iterable[NewEvent]:
         if balance + command.data["amount"] < 0:
             raise ValueError("the account does not hold that much")
-        return [("Deposited", {"amount": command.data["amount"], "by": node})]
+        return [NewEvent(type="Deposited", data={"amount": command.data["amount"], "by": node})]
 
     return decide
 
@@ -48,7 +48,7 @@ def deposit(amount: int) -> Event:
 
 def member(bank: Connection, node: str) -> Cluster:
     cluster = Cluster(bank, name="bank", node=node, shards=SHARDS, ttl=LEASE)
-    cluster.host(Host(bank.store, initial=0, evolve=evolve, decide=decides(node)))
+    cluster.host(Host(bank.store, Decider(int, evolve, decides(node))))
     return cluster
 
 

@@ -26,6 +26,7 @@ from aether.core import (
 )
 from aether.core.cluster.duties import Rules
 from aether.core.cluster.membership import Member, MemberChanged
+from aether.core.state import Decider, NewEvent
 
 TTL = 10.0
 HOP = 0.05
@@ -38,7 +39,7 @@ def decide(state: int, command: Event) -> list[tuple[str, dict[str, Any]]]:
         raise ValueError("no")
     if command.type == "Nothing":
         return []
-    return [("Added", {"n": command.data.get("n", 1)})]
+    return [NewEvent(type="Added", data={"n": command.data.get("n", 1)})]
 
 
 def evolve(state: int, event: Event) -> int:
@@ -69,7 +70,7 @@ class Nodes:
         facades = await machine.facades(timeout=TTL / 2)
         settings = {"ttl": TTL, "shards": SHARDS, "rules": Rules(debounce=0.01), **settings}
         cluster = Cluster(facades, name="c", node=name, **settings)
-        cluster.host(Host(facades.store, initial=0, evolve=evolve, decide=decide))
+        cluster.host(Host(facades.store, Decider(int, evolve, decide)))
         self.clusters[key or name] = cluster
         opened = machine.start(cluster.open())
         await opened

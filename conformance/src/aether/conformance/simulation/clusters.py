@@ -25,6 +25,7 @@ from aether.core.cluster.membership import (
     evolve,
 )
 from aether.core.encoding import decode_event
+from aether.core.state import Decider, NewEvent
 
 TTL = 1.0
 SHARDS = 16
@@ -283,7 +284,7 @@ class _Node:
         facades = await machine.facades(timeout=TTL)
         while True:
             cluster = Cluster(facades, name="test", node=self.name, ttl=TTL, shards=SHARDS, rules=Rules(debounce=0.05))
-            cluster.host(Host(facades.store, initial=0, evolve=_evolve, decide=_decide))
+            cluster.host(Host(facades.store, Decider(int, _evolve, _decide)))
             witness = _Witness(self.name, cluster)
             simulation.everybody.append(witness)
             with suppress(TimedOut, Unavailable):
@@ -337,5 +338,5 @@ def _evolve(state: int, _event: Event) -> int:
     return state + 1
 
 
-def _decide(state: int, _command: Event) -> list[tuple[str, dict[str, Any]]]:
-    return [("Added", {"state": state}), ("Counted", {"state": state + 1})]
+def _decide(state: int, _command: Event) -> list[NewEvent]:
+    return [NewEvent(type="Added", data={"state": state}), NewEvent(type="Counted", data={"state": state + 1})]

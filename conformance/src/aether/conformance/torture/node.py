@@ -20,6 +20,7 @@ from aether.core import AetherError, Cluster, Event, Host, TimedOut, Unavailable
 from aether.core.clock import SYSTEM_CLOCK
 from aether.core.cluster.duties import Rules
 from aether.core.cluster.membership import ClusterState
+from aether.core.state import Decider, NewEvent
 
 NAMESPACE = "torture"
 CLUSTER = "torture"
@@ -75,8 +76,8 @@ def _evolve(state: int, _event: Event) -> int:
     return state + 1
 
 
-def _decide(state: int, _command: Event) -> list[tuple[str, dict[str, Any]]]:
-    return [("Counted", {"state": state})]
+def _decide(state: int, _command: Event) -> list[NewEvent]:
+    return [NewEvent(type="Counted", data={"state": state})]
 
 
 async def _commands(cluster: Cluster, ttl: float, leave: asyncio.Event) -> None:
@@ -98,7 +99,7 @@ async def live(url: str, node: str, ttl: float, shards: int, leave: asyncio.Even
             there, name=CLUSTER, node=node, ttl=ttl, shards=shards, join_timeout=30.0, rules=Rules(debounce=0.05)
         )
         witness(cluster)
-        cluster.host(Host(there.store, initial=0, evolve=_evolve, decide=_decide))
+        cluster.host(Host(there.store, Decider(int, _evolve, _decide)))
         async with cluster:
             say("joined")
             commands = asyncio.create_task(_commands(cluster, ttl, leave))

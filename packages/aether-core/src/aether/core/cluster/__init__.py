@@ -2,7 +2,7 @@
 alone, so every backend has it.
 
     async with connect(url, namespace="shop") as shop, Cluster(shop, name="shop", node="node-a") as cluster:
-        cluster.host(Host(shop.store, initial=Order(), evolve=evolve, decide=decide))
+        cluster.host(Host(shop.store, Decider(Order, evolve, decide)))
         events = await cluster.ask("order-7", command)
 
 `docs/cluster.md` has the guarantees, and what is not promised.

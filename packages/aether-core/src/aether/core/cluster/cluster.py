@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 from aether.core.bus import EventBus
 from aether.core.cluster.crew import Crew, bounded
@@ -37,8 +37,6 @@ from aether.core.sharding import HASH, SHARDS, shard_of
 from aether.core.store import EventStore
 
 _log = logging.getLogger("aether.cluster")
-
-State = TypeVar("State")
 
 
 class Backends(Protocol):
@@ -313,7 +311,7 @@ class Cluster:
 
     # --- Commands ---
 
-    def host(self, host: Host[State]) -> None:
+    def host(self, host: Host[Any, Any]) -> None:
         """Handle commands for the actors of this node with a `Host`. Others answer that the actor is elsewhere."""
 
         async def work(actor_id: str, batch: list[Asked]) -> None:

@@ -1,26 +1,27 @@
 """A small host for event-sourced actors: their owner keeps them warm, decides, and appends.
 
-Nothing but functions of the user's: `evolve(state, event)` gives the next state, `decide(state, command)` the events
-that a command causes, as pairs of type and data, or raises to refuse it.
+What they do is a `Decider`, as for `execute`; its commands are the events that `Cluster.ask` sends.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 from aether.core.cluster.routing import Asked
+from aether.core.correlation import CAUSATION, CORRELATION
 from aether.core.encoding import check_json
 from aether.core.errors import CommitTooLarge, PayloadTooLarge, VersionConflict
 from aether.core.event import Event
 from aether.core.names import check_name
+from aether.core.state import Decider, NewEvent
 from aether.core.store import EventStore
 
 State = TypeVar("State")
-
-CAUSE = "causationid"
-"""The key of metadata under which an event names the command that caused it. It is how a repeat is recognised."""
+Told = TypeVar("Told")
 
 _TRIES = 5  # conflicts behind which a batch is given back: somebody else appends to the actor all the time
 
@@ -33,16 +34,16 @@ class _Warm(Generic[State]):
         self.version = 0
         self.caused: dict[str, tuple[int, int]] = {}  # by command: the versions, first and last
 
-    def take(self, event: Event, evolve: Callable[[State, Event], State]) -> None:
-        self.state = evolve(self.state, event)
+    def take(self, event: Event, decider: Decider[State, Event, Any]) -> None:
+        self.state = decider.apply(self.state, event)
         self.version = event.version
-        cause = event.metadata.get(CAUSE)
+        cause = event.metadata.get(CAUSATION)  # names the command: that is how a repeat is recognised
         if cause is not None:
             first, _ = self.caused.get(cause, (event.version, 0))
             self.caused[cause] = (first, event.version)
 
 
-class Host(Generic[State]):
+class Host(Generic[State, Told]):
     """Handles the commands for the actors that a node owns.
 
     Commands of one actor are handled in the order of their arrival, those that wait together in one commit. A command
@@ -50,19 +51,9 @@ class Host(Generic[State]):
     actor that is used rarely is forgotten, and replayed when it is needed: `keep` of them stay warm.
     """
 
-    def __init__(
-        self,
-        store: EventStore,
-        *,
-        initial: State,
-        evolve: Callable[[State, Event], State],
-        decide: Callable[[State, Event], Iterable[tuple[str, dict[str, Any]]]],
-        keep: int = 10_000,
-    ) -> None:
+    def __init__(self, store: EventStore, decider: Decider[State, Event, Told], *, keep: int = 10_000) -> None:
         self._store = store
-        self._initial = initial
-        self._evolve = evolve
-        self._decide = decide
+        self._decider = decider
         self._keep = keep
         self._warm: OrderedDict[str, _Warm[State]] = OrderedDict()
         self.conflicts = 0
@@ -108,9 +99,9 @@ class Host(Generic[State]):
     async def _load(self, actor_id: str) -> _Warm[State]:
         warm = self._warm.get(actor_id)
         if warm is None:
-            warm = _Warm(self._initial)
+            warm = _Warm(self._decider.initial())
             async for event in self._store.read(actor_id):
-                warm.take(event, self._evolve)
+                warm.take(event, self._decider)
             self._warm[actor_id] = warm
             if len(self._warm) > self._keep:
                 self._warm.popitem(last=False)
@@ -145,14 +136,11 @@ class Host(Generic[State]):
 
     def _caused_by(self, actor_id: str, tried: _Warm[State], command: Event) -> list[Event]:
         """The events that a command causes in this state, which is then the state behind them."""
-        decided = list(self._decide(tried.state, command))
-        events = [
-            _event(actor_id, tried.version + number, kind, data, command)
-            for number, (kind, data) in enumerate(decided, 1)
-        ]
+        decided = self._decider.decided(tried.state, command)
+        events = [_event(one, actor_id, tried.version + number, command) for number, one in enumerate(decided, 1)]
         state = tried.state
         for event in events:
-            state = self._evolve(state, event)
+            state = self._decider.apply(state, event)
         tried.state = state
         tried.version += len(events)
         if events:
@@ -172,8 +160,9 @@ class Host(Generic[State]):
             asked.done(events)
 
 
-def _event(actor_id: str, version: int, kind: str, data: dict[str, Any], command: Event) -> Event:
-    check_name("event type", kind)
-    check_json(data, "data")
-    metadata = {CAUSE: command.id, "correlationid": command.metadata.get("correlationid", command.id)}
-    return Event(type=kind, actor_id=actor_id, version=version, data=data, metadata=metadata)
+def _event(new: NewEvent, actor_id: str, version: int, command: Event) -> Event:
+    check_name("event type", new.type)
+    check_json(new.data, "data")
+    correlation = command.metadata.get(CORRELATION, command.id)
+    metadata = {CORRELATION: correlation, **new.metadata, CAUSATION: command.id}
+    return msgspec.structs.replace(new, metadata=metadata).at(actor_id, version)

@@ -49,6 +49,20 @@ class Decider(Generic[State, Command, Told]):
     decide: Callable[[State, Command], Iterable[Told | NewEvent]]
     types: EventTypes[Told] | None = None
 
+    def apply(self, state: State, event: Event) -> State:
+        """The state behind one more stored event. Raises `UnreadableEvent`."""
+        return self.evolve(state, cast("Told", event) if self.types is None else self.types.decode(event))
+
+    def decided(self, state: State, command: Command, *, metadata: Mapping[str, str] | None = None) -> list[NewEvent]:
+        """The events that a command leads to, as they are to be stored. Raises what `decide` does, and `TypeError`."""
+        told = self.decide(state, command)
+        if not isinstance(told, Iterable):
+            raise TypeError(
+                f"decide returns events, not {type(told).__name__}; return a list, an empty one for nothing"
+            )
+        encode = new_event if self.types is None else self.types.encode
+        return [encode(one, metadata=metadata) for one in told]
+
 
 @dataclass(frozen=True)
 class Executed(Generic[State]):
@@ -160,9 +174,7 @@ class _Actor(Generic[State, Told]):
 
     def apply(self, event: Event) -> None:
         """Evolve the state by one event."""
-        types = self._decider.types
-        told = cast("Told", event) if types is None else types.decode(event)
-        self.state = self._decider.evolve(self.state, told)
+        self.state = self._decider.apply(self.state, event)
         self.version, self.last_id = event.version, event.id
 
 
@@ -203,7 +215,7 @@ async def execute(
             return Executed(actor.state, actor.version, tuple(actor.known), appended.position, replayed=True)
         if expected is not None and actor.version != expected:
             raise VersionConflict(actor_id, attempted=expected + 1, current=actor.version)
-        told = _decided(decider, actor.state, command, metadata)
+        told = decider.decided(actor.state, command, metadata=metadata)
         if not told:
             return Executed(actor.state, actor.version)
         events = _placed(told, actor_id, actor.version, key)
@@ -236,16 +248,6 @@ def _check(attempts: int, key: str | None) -> None:
 
 def _keyed(key: str, number: int) -> str:
     return f"{key}#{number}"
-
-
-def _decided(
-    decider: Decider[State, Command, Told], state: State, command: Command, metadata: Mapping[str, str] | None
-) -> list[NewEvent]:
-    told = decider.decide(state, command)
-    if not isinstance(told, Iterable):
-        raise TypeError(f"decide returns events, not {type(told).__name__}; return a list, an empty one for nothing")
-    encode = new_event if decider.types is None else decider.types.encode
-    return [encode(one, metadata=metadata) for one in told]
 
 
 def _placed(told: Sequence[NewEvent], actor_id: str, version: int, key: str | None) -> list[Event]:
