@@ -30,7 +30,7 @@ from aether.core.clock import SYSTEM_CLOCK
 from aether.nats.server import NatsServer
 
 SHARDS = 1024
-TTL = 1.0
+TTL = 2.0
 ACTORS, LANES, WORKERS, COMMANDS = 1000, 8, 4, 1000  # commands of each worker
 
 
