@@ -31,7 +31,7 @@ from aether.core.state import Decider, NewEvent
 from aether.nats.server import NatsServer
 
 SHARDS = 1024
-TTL = 1.0
+TTL = 2.0
 ACTORS, LANES, WORKERS, COMMANDS = 1000, 8, 4, 1000  # commands of each worker
 
 

@@ -138,7 +138,7 @@ def has_no_barrier(original: Any) -> Any:
 
 
 @breaks(Leader, "_floor", found_by="test_a_wiped_register_gives_out_no_token_again")
-def forgets_the_floor(original: Any) -> Any:
+def leads_without_a_floor(original: Any) -> Any:
     """Tokens begin again when the register has lost its data."""
 
     async def floor(self: Leader) -> int:

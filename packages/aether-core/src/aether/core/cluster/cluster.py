@@ -119,24 +119,23 @@ class Cluster:
         self._router = Router(
             connection.bus, self._follower, self._presence, node=self.node, inbox=inbox, clock=self._clock
         )
-        self._leader = (
-            Leader(
-                self._election,
-                self._follower,
-                self._watch,
-                cluster=name,
-                node=self.node,
-                shards=shards,
-                ttl=ttl,
-                rules=rules or Rules(),
-            )
-            if eligible
-            else None
-        )
+        self._leader = self._candidate(shards, rules or Rules()) if eligible else None
         self._crew = Crew(self._failed)
         self._state = "new"
         self._closing: asyncio.Task[None] | None = None
         self._follower.watchers.append(self._tell)
+
+    def _candidate(self, shards: int, rules: Rules) -> Leader:
+        return Leader(
+            self._election,
+            self._follower,
+            self._watch,
+            cluster=self.name,
+            node=self.node,
+            shards=shards,
+            ttl=self.ttl,
+            rules=rules,
+        )
 
     # --- Life ---
 

@@ -8,6 +8,7 @@ ties (rendezvous hashing: Thaler and Ravishankar, 1998).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from math import floor, fsum
 
@@ -63,5 +64,6 @@ def shares(weights: Mapping[str, float], previous: Sequence[str]) -> dict[str, i
     return quotas
 
 
+@lru_cache(maxsize=1 << 15)  # a hand-over plans several times, between two steps of a few milliseconds
 def _rank(shard: int, node: str) -> bytes:
     return blake2b(f"{shard}/{node}".encode(), digest_size=8).digest()
