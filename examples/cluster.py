@@ -22,7 +22,7 @@ from aether.core.state import Decider, NewEvent
 NODES = ("north", "south", "east")
 SHARDS = 48
 LEASE = 2.0  # seconds
-ACCOUNTS = [f"account-{number}" for number in range(1, 9)]
+ACCOUNTS = [f"account-{number}" for number in range(1, 7)]
 Say = Callable[[str, str, int], None]
 
 
@@ -62,9 +62,9 @@ async def node(name: str, url: str) -> None:
 
 
 def shard_map(cluster: Cluster) -> str:
-    """How many shards each node owns, one mark for two of them."""
+    """How many shards each node owns, one mark for four of them."""
     view = cluster.view()
-    owned = "  ".join(f"{one.node} {'#' * (one.shards // 2)} {one.shards}" for one in view.members if one.shards)
+    owned = "  ".join(f"{one.node} {'#' * (one.shards // 4)} {one.shards}" for one in view.members if one.shards)
     return f"{owned}  free {view.free}" if view.free else owned
 
 
@@ -130,7 +130,7 @@ async def play(
     await spread(desk, [name for name in (*NODES, "desk") if name != by[account]])
     say("shards", shard_map(desk), 33)
     again = await desk.ask(account, repeated)
-    say("commands", f"a repeated command is answered from the log: version {again[0].version} again", 32)
+    say("commands", f"a repeated one is answered from the log: version {again[0].version} again", 32)
     stored = [event.data["amount"] async for event in bank.store.read(account)]
     return [
         ("the killed node's actors answered elsewhere", event.data["by"] != by[account]),
