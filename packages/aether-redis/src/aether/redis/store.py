@@ -110,7 +110,7 @@ class RedisStore:
     async def _flush(self, commits: Sequence[Commit]) -> Sequence[int | Exception]:
         own = int.from_bytes(os.urandom(4)) >> (32 - TAG_BITS)
         keys, arguments = self._packed(commits, own)
-        behind = () if self._waits is None else (("HSET", self._space.meta, "waited", own), self._waits)
+        behind = () if self._waits is None else (("SET", self._space.waited, own), self._waits)
         answer, *confirmed = await self._append_line.run("append", APPEND, keys, arguments, *behind, writes=True)
         if answer == [-1]:
             raise self._history.gone()
