@@ -71,7 +71,7 @@ class RedisStore:
             self._reader = Reader(self._line, self._space, self._history)
             self._follower = Follower(server.line(self._history.check), self._space, self._history, self._reader)
             self._appends = Batcher(self._flush, what="append", timeout=self._timeout, size=size_of)
-            for part in (self._reader, self._follower, self._appends):
+            for part in (self._follower, self._appends):
                 stack.push_async_callback(part.close)
             await self._line.call("opening the store", ("PING",), writes=False)
             self._stack = stack.pop_all()
