@@ -63,8 +63,8 @@ def test_unknown_scheme_suggests(install: Any) -> None:
         registry.backend("memry")
     with pytest.raises(BackendNotFound, match="pip install aether-nats"):
         Registry(discover=False).backend("nats")
-    with pytest.raises(BackendNotFound, match=r"redis:// \(installed: .*memory, .*nats"):
-        registry.backend("redis")
+    with pytest.raises(BackendNotFound, match=r"mongodb:// \(installed: .*memory, .*nats"):
+        registry.backend("mongodb")
 
 
 def test_a_broken_plugin_is_named_and_harms_nobody(install: Any) -> None:

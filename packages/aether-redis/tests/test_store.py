@@ -110,8 +110,8 @@ async def test_a_full_server_stores_nothing_and_goes_on_later(server: RedisServe
 
 async def test_a_broken_list_fails_one_commit_and_no_other(server: RedisServer) -> None:
     """Whatever a stranger has done to a key, the events of others are stored, and the feed has no hole."""
-    async with open_store(server.url, namespace="strange", timeout=0.3) as store:
-        await server.ask("SET", "{aether:strange}:actor:b", "nonsense")
+    async with open_store(server.url, namespace="broken", timeout=0.3) as store:
+        await server.ask("SET", "{aether:broken}:actor:b", "nonsense")
         results = await asyncio.gather(
             store.append(event("a", 1)),
             store.append(event("b", 1)),
@@ -180,9 +180,11 @@ async def test_a_newer_format_is_refused(server: RedisServer) -> None:
     async with open_store(server.url, namespace="newer"):
         pass
     await server.ask("HSET", "{aether:newer}:meta", "format", 2)
-    with pytest.raises(BackendUnusable, match="upgrade"):
-        async with open_store(server.url, namespace="newer"):
-            pass
+    await server.ask("HSET", "{aether:strange}:meta", "what", "nonsense")
+    for namespace in ("newer", "strange"):
+        with pytest.raises(BackendUnusable, match="upgrade"):
+            async with open_store(server.url, namespace=namespace):
+                pass
 
 
 # --- Size ---

@@ -17,7 +17,7 @@ from aether.redis.scripts import INTRODUCE
 from aether.redis.space import Space, make_stamp, stamp_of, tag_before, tag_of
 
 FORMAT = 1
-"""The form in which events are stored; a newer one is not read."""
+"""The form in which events are stored; another one is not read."""
 
 _MOST_KNOWN = 256  # ends of pages that somebody may go on from
 
@@ -47,10 +47,9 @@ class History:
         if self.identity and found != self.identity.encode():
             now = "there is none" if found is None else f"it is {found.decode()}"
             raise StoreIdentityChanged(self._what, f"the store was {self.identity}, and now {now}")
-        if known is None or int(known) > FORMAT:
-            raise BackendUnusable(
-                f"{self._what} has the format {known!r}, which a newer aether-redis wrote, or somebody else; upgrade"
-            )
+        if found is None or known != b"%d" % FORMAT:
+            form = "no format" if known is None else f"the format {known.decode(errors='replace')}"
+            raise BackendUnusable(f"{self._what} has {form}: a newer aether-redis wrote it, or somebody else; upgrade")
         self.identity = found.decode()
         self.largest = max(self.largest, int(largest))
 

@@ -94,6 +94,7 @@ class Line:
         self._connecting: asyncio.Task[AbstractConnection] | None = None
         self._pending: deque[_Pending] = deque()
         self._receiving: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -211,7 +212,6 @@ class Line:
             self._lose(connection, error_text(error))
         finally:
             self._lose(connection, "it is closed")
-            await part(connection)
 
     def _take(self, connection: AbstractConnection, reply: Any) -> None:
         if self._connection is not connection:
@@ -239,7 +239,10 @@ class Line:
             self._alarm = loop.call_at(deadline, self._check)
 
     def _lose(self, connection: AbstractConnection, reason: str) -> None:
-        """Nothing more is expected of a connection; its receiver closes it."""
+        """Nothing more is expected of a connection: it is closed, in a task of its own.
+
+        Not by its receiver: one that is cancelled before its first turn never runs.
+        """
         if self._connection is not connection:
             return
         self._connection = None
@@ -250,6 +253,9 @@ class Line:
         for task in self._receiving:
             if task is not asyncio.current_task():
                 task.cancel()
+        closing = asyncio.get_running_loop().create_task(part(connection))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
         """Drop the connection; calls that wait end with an error. May be called twice."""
@@ -264,8 +270,8 @@ class Line:
                 await asyncio.wait([connecting])
         if self._connection is not None:
             self._lose(self._connection, "it was closed meanwhile")
-        while self._receiving:
-            await asyncio.wait(self._receiving)
+        while tasks := self._receiving | self._closing:
+            await asyncio.wait(tasks)
 
 
 def code_of(error: BaseException) -> str:

@@ -150,11 +150,12 @@ async def part(connection: AbstractConnection) -> None:
     """Drop a connection, whatever state it is in, and whether or not the server still answers."""
     # There is no other way to the socket, and closing it in order waits for what was not sent yet.
     writer = connection._writer
+    if writer is not None:
+        writer.transport.abort()  # before anything is awaited: whoever is cancelled here leaves no socket
     with suppress(Exception):
         await connection.disconnect(nowait=True)
     if writer is None:
         return
-    writer.transport.abort()
     with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
         async with asyncio.timeout(_CLOSE_SECONDS):
             await writer.wait_closed()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from aether.core.errors import CorruptEvent, StoreIdentityChanged
 from aether.core.spi import Page, Stored
@@ -17,16 +16,9 @@ from aether.redis.space import Space, stamp_of
 
 PAGE_EVENTS = 1000
 PAGE_BYTES = 4 << 20
-_WHOLE = 500  # whoever asks for as many at once reads on
 
 Row = list[Any]
 """An entry of the stream: its id, and one field whose name is the version and the actor, and whose value the event."""
-
-
-class _Ahead(NamedTuple):
-    after: int
-    upto: int
-    page: asyncio.Task[Sequence[Row]]
 
 
 class Reader:
@@ -40,14 +32,6 @@ class Reader:
         self._line = line
         self._space = space
         self._history = history
-        self._ahead: _Ahead | None = None
-
-    async def close(self) -> None:
-        """Forget the page that was read ahead."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            ahead.page.cancel()
-            await asyncio.wait([ahead.page])
 
     # --- The feed ---
 
@@ -70,24 +54,12 @@ class Reader:
         """Events with `after < position <= upto`, which is there."""
         if upto <= after:
             return Page([], more=False)
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead[:2] == (after, upto) and limit >= PAGE_EVENTS:
-            rows = await asyncio.shield(ahead.page)
-        else:
-            rows = await self._rows(after, upto, min(limit, PAGE_EVENTS))
+        rows = await self._rows(after, upto, min(limit, PAGE_EVENTS))
         if not rows:
             raise StoreIdentityChanged(upto, f"the store ends at or before position {after}")
         first = self._history.follows(after, rows)
         last = first + len(rows) - 1
-        if last < upto and limit >= _WHOLE:
-            self._read_ahead(last, upto)
         return Page([stored(row, position) for position, row in enumerate(rows, first)], more=last < upto)
-
-    def _read_ahead(self, after: int, upto: int) -> None:
-        """Ask for the next page while the caller decodes this one."""
-        task = asyncio.get_running_loop().create_task(self._rows(after, upto, PAGE_EVENTS))
-        task.add_done_callback(_seen)
-        self._ahead = _Ahead(after, upto, task)
 
     async def _rows(self, after: int, upto: int, count: int) -> Sequence[Row]:
         if self._history.largest * min(count, upto - after) <= 2 * PAGE_BYTES:
@@ -208,9 +180,3 @@ def _runs(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
             first = position
         last = position
     yield first, last
-
-
-def _seen(task: asyncio.Task[Any]) -> None:
-    """Nobody may be left to hear of its error."""
-    if not task.cancelled():
-        task.exception()

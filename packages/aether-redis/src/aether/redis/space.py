@@ -18,6 +18,9 @@ class Space:
         self.events = root + b"events"
         self.meta = root + b"meta"
         self.leases = root + b"leases"
+        self.waited = root + b"waited"
+        """Written so that replicas have something to confirm, behind a batch that was refused as well."""
+
         self.actors = root + b"actor:"
         self._slots = root + b"slot:"
         self._claims = root + b"claim:"

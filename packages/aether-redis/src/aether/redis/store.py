@@ -71,7 +71,7 @@ class RedisStore:
             self._reader = Reader(self._line, self._space, self._history)
             self._follower = Follower(server.line(self._history.check), self._space, self._history, self._reader)
             self._appends = Batcher(self._flush, what="append", timeout=self._timeout, size=size_of)
-            for part in (self._reader, self._follower, self._appends):
+            for part in (self._follower, self._appends):
                 stack.push_async_callback(part.close)
             await self._line.call("opening the store", ("PING",), writes=False)
             self._stack = stack.pop_all()
@@ -110,7 +110,7 @@ class RedisStore:
     async def _flush(self, commits: Sequence[Commit]) -> Sequence[int | Exception]:
         own = int.from_bytes(os.urandom(4)) >> (32 - TAG_BITS)
         keys, arguments = self._packed(commits, own)
-        behind = () if self._waits is None else (("HSET", self._space.meta, "waited", own), self._waits)
+        behind = () if self._waits is None else (("SET", self._space.waited, own), self._waits)
         answer, *confirmed = await self._append_line.run("append", APPEND, keys, arguments, *behind, writes=True)
         if answer == [-1]:
             raise self._history.gone()
