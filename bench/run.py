@@ -59,6 +59,10 @@ client with events that were encoded before, and a script that looks and stores 
 read is decoded to `Event` objects; the bare connection is one of a client's own, without what that makes of replies.
 The time to a subscriber is above that of `XREAD BLOCK`, for an event that was just appended in the same process.
 
+`execute` on an actor of 1,000 events and more reads what is new, decides, and appends one event; every hundredth one
+saves a snapshot. Kept in memory: only the event of the kept state is read (`Snapshots(keep=)`); not kept: the snapshot
+and the 50 events behind it, on average. The projection calls an empty handler and saves a checkpoint every 500 events.
+
 {machine}, Python {python}, {versions}. {when}.
 
 | work | against | ours | theirs | ratio | bar |

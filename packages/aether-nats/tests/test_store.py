@@ -368,6 +368,43 @@ def test_pages_of_a_long_actor_among_others(tmp_path: Path) -> None:
     run(tmp_path, body)
 
 
+def test_one_event_of_a_long_actor_costs_few_round_trips(tmp_path: Path) -> None:
+    """It was found a few hundred commits too early, and then read on one commit at a time."""
+
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        for start in range(1, 401):
+            await store.append(event(start))
+            if start % 3 == 0:
+                await store.append(event(start // 3, "b"))
+        await store.append(*(event(version) for version in range(401, 500)))
+        log = store._driver._log  # type: ignore[attr-defined]
+        asked: list[Any] = []
+        batch, last = log.batch, log.last
+        log.batch = lambda *arguments, **more: asked.append("batch") or batch(*arguments, **more)
+        log.last = lambda subject: asked.append("last") or last(subject)
+
+        async def read(after: int, upto: int | None = None, limit: int | None = None) -> tuple[list[int], int]:
+            asked.clear()
+            found = [one.version async for one in store.read("a", after=after, upto=upto, limit=limit)]
+            return found, len(asked)
+
+        assert (await read(379, 380, 1))[0] == [380]
+        assert len(asked) <= 4
+        assert await read(379, 381) == ([380, 381], 2)  # the place is known now
+        assert await read(380, None, 3) == ([381, 382, 383], 2)
+        assert await read(390) == (list(range(391, 500)), 2)
+        assert await read(20, None, 2) == ([21, 22], len(asked))
+        assert await read(499) == ([], len(asked))
+        await store.append(event(500))
+        assert await read(498) == ([499, 500], len(asked))
+        for after in (0, 1, 100, 399, 400, 450, 498, 499, 500, 600):
+            for limit in (1, 7, None):
+                wanted = list(range(after + 1, 501))[:limit]
+                assert (await read(after, None, limit))[0] == wanted
+
+    run(tmp_path, body)
+
+
 def test_a_foreign_message_in_the_stream_is_corrupt_not_skipped(tmp_path: Path) -> None:
     async def body(server: NatsServer, store: EventStore, client: Client) -> None:
         await store.append(event(1))

@@ -107,21 +107,25 @@ class Subscription:
         if not self._waiting:
             self._waiting.extend(await self._page())
         found: list[tuple[Position, Event]] = []
-        while self._waiting:
-            stored = self._waiting[0]
-            try:
-                event = self._wanted.decode(stored)
-            except CorruptEvent:
-                if found:  # these first; it is raised by the next call
-                    return found
+        waiting, decode, identity = self._waiting, self._wanted.decode, self._identity
+        passed: Stored | None = None
+        try:
+            while waiting:
+                stored = waiting[0]
+                event = decode(stored)
+                waiting.popleft()
+                if event is None:
+                    passed = stored
+                else:
+                    passed = None
+                    found.append((Position.at(identity, stored.position, event.id), event))
+        except CorruptEvent:
+            if not (found or passed):
                 raise
-            self._waiting.popleft()
-            if event is None:
-                self._passed = stored
-                continue
-            self._passed = None
-            self._position = Position.at(self._identity, stored.position, event.id)
-            found.append((self._position, event))
+            # What is in front of it first; it is raised by the next call.
+        self._passed = passed
+        if found:
+            self._position = found[-1][0]
         return found
 
     async def _page(self) -> list[Stored]:

@@ -65,11 +65,16 @@ class _Filter(EventFilter):
         self._share = share
         self._journal = journal
         self._all = share.parts == 1 and self.types is None and self._parts is None
+        self.met_journal = False
+        """Whether an entry of the journal came by since it was last asked."""
 
     def decode(self, stored: Stored) -> Event | None:
         actor_id = stored.actor_id
         if actor_id.startswith(RESERVED):
-            return decode_event(stored) if actor_id == self._journal else None
+            if actor_id != self._journal:
+                return None
+            self.met_journal = True
+            return decode_event(stored)
         if self._all:
             return decode_event(stored)
         return super().decode(stored) if self._share.has(actor_id) else None
@@ -80,6 +85,9 @@ class Delivered(NamedTuple):
 
     position: Position
     event: Event
+
+
+Page = Sequence[tuple[Position, Event]]
 
 
 class Worker:
@@ -121,9 +129,15 @@ class Worker:
             self._report("running", None)
             while True:
                 page = await self._next(events)
-                await self._take(page, events.position)
+                met_journal, wanted.met_journal = wanted.met_journal, False
+                await (self._take_apart(page) if met_journal else self._handle(page))
+                self._done = events.position
+                if page:
+                    await self._save()
+                else:  # nothing was done: where it is may be told a little later
+                    await self._save_when_late()
 
-    async def _next(self, events: Subscription) -> Sequence[tuple[Position, Event]]:
+    async def _next(self, events: Subscription) -> Page:
         if self._done != self._saved:
             try:
                 async with self._work.clock.timeout(_UNSAVED):
@@ -132,29 +146,25 @@ class Worker:
                 await self._save()
         return await events.batch()
 
-    async def _take(self, page: Sequence[tuple[Position, Event]], end: Position) -> None:
-        ready: list[Delivered] = []
-        journal = self._journal.key
+    async def _take_apart(self, page: Page) -> None:
+        """Handle a page that has entries of the journal in it, each of them at its place."""
+        ready: list[tuple[Position, Event]] = []
         for position, event in page:
-            if event.actor_id != journal:
-                ready.append(Delivered(position, event))
+            if event.actor_id != self._journal.key:
+                ready.append((position, event))
                 continue
             await self._handle(ready)
             ready = []
             await self._heed(event)
             self._done = position
         await self._handle(ready)
-        self._done = end
-        if page:
-            await self._save()
-        else:  # nothing was done: where it is may be told a little later
-            await self._save_when_late()
 
     # --- Handling ---
 
-    async def _handle(self, ready: Sequence[Delivered]) -> None:
+    async def _handle(self, page: Page) -> None:
         if not (self._work.batched or self._work.transaction is not None):
-            return await self._handle_each(ready)
+            return await self._handle_each(page)
+        ready = [Delivered(*one) for one in page]
         if len(ready) > 1 and self._blocked.isdisjoint(one.event.actor_id for one in ready):
             try:
                 return await self._apply(ready)
@@ -166,11 +176,10 @@ class Worker:
             self._done = one.position
         return None
 
-    async def _handle_each(self, ready: Sequence[Delivered]) -> None:
+    async def _handle_each(self, page: Page) -> None:
         """One by one, outside of a transaction. This loop is what a projection costs."""
         handler, now = self._work.handler, self._work.clock.now
-        for one in ready:
-            event = one.event
+        for position, event in page:
             error: Exception | None = None
             if event.actor_id not in self._blocked:
                 try:
@@ -183,8 +192,8 @@ class Worker:
                 except Exception as raised:  # noqa: BLE001  (the policy looks at it)
                     error = raised
             if error is not None or event.actor_id in self._blocked:
-                await self._handle_one(one, error)
-            self._done = one.position
+                await self._handle_one(Delivered(position, event), error)
+            self._done = position
             if now() - self._saved_at >= _UNSAVED:
                 await self._save()
 
