@@ -210,6 +210,12 @@ def test_it(aether_connection, aether_store, aether_bus, aether_election, aether
         print(aether_url)
     asyncio.run(main())
 
+def test_cluster(aether_cluster):
+    async def main():
+        async with aether_cluster as cluster:
+            assert cluster.members == {"node-1"}
+    asyncio.run(main())
+
 def test_alone(aether_store):
     async def main():
         async with aether_store as store:
@@ -227,4 +233,4 @@ def test_the_fixtures_are_on_the_backend_that_is_named(url, tmp_path: Path):
     done = subprocess.run([*command, *named], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert url in done.stdout
-    assert "2 passed" in done.stdout
+    assert "3 passed" in done.stdout

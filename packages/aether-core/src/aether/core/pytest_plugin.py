@@ -1,4 +1,4 @@
-"""The pytest plugin: stores, buses and elections for tests, each test in a namespace of its own.
+"""The pytest plugin: stores, buses, elections and clusters for tests, each test in a namespace of its own.
 
     async def test_orders(aether_store):
         async with aether_store as store:
@@ -10,12 +10,14 @@ They are not open yet, so they work with every plugin for async tests, and with 
 from __future__ import annotations
 
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:  # imported by the fixtures: loading the plugin costs every run of pytest
-    from aether.core import Connection, Election, EventBus, EventStore
+    from aether.core import Cluster, Connection, Election, EventBus, EventStore
     from aether.core.testing.clock import FakeClock
 
 
@@ -25,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--aether-url",
         default="memory://",
         metavar="URL",
-        help="the backend of the fixtures aether_store, aether_bus, aether_election and aether_connection",
+        help="the backend of the fixtures aether_store, aether_bus, aether_election, aether_connection and aether_cluster",
     )
 
 
@@ -71,6 +73,20 @@ def aether_election(aether_url: str, aether_namespace: str) -> Election:
     from aether.core import open_election
 
     return open_election(aether_url, namespace=aether_namespace)
+
+
+@pytest.fixture
+def aether_cluster(aether_url: str, aether_namespace: str) -> AbstractAsyncContextManager[Cluster]:
+    """The only node of a cluster, with a connection of its own, not open yet."""
+    from aether.core import Cluster, connect
+
+    @asynccontextmanager
+    async def joined() -> AsyncIterator[Cluster]:
+        async with connect(aether_url, namespace=aether_namespace) as connection:
+            async with Cluster(connection, name="test", node="node-1") as cluster:
+                yield cluster
+
+    return joined()
 
 
 @pytest.fixture
