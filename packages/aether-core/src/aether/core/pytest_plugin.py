@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--aether-url",
         default="memory://",
         metavar="URL",
-        help="the backend of the fixtures aether_store, aether_bus, aether_election, aether_connection and aether_cluster",
+        help="the backend of the fixtures: aether_store, _bus, _election, _connection and _cluster",
     )
 
 
@@ -82,9 +82,11 @@ def aether_cluster(aether_url: str, aether_namespace: str) -> AbstractAsyncConte
 
     @asynccontextmanager
     async def joined() -> AsyncIterator[Cluster]:
-        async with connect(aether_url, namespace=aether_namespace) as connection:
-            async with Cluster(connection, name="test", node="node-1") as cluster:
-                yield cluster
+        async with (
+            connect(aether_url, namespace=aether_namespace) as connection,
+            Cluster(connection, name="test", node="node-1") as cluster,
+        ):
+            yield cluster
 
     return joined()
 
