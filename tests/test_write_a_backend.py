@@ -86,6 +86,8 @@ def test_step(step: Step, tmp_path: Path) -> None:
     site = installed(project, tmp_path / "site")
     program, *arguments = shlex.split(step.command.replace(SHOWN_URL, f"filestore://{tmp_path}/new.db"))
     if program == "aether-conformance":
+        if "-k" in arguments:  # the machines, which take the longest, play when the page runs all of the suite
+            arguments[-1] = f"{arguments[-1]} and not same"
         # 4: nothing failed, but a file has no server that could be killed, and -k leaves cases out.
         shown = passes(site, "aether.conformance", *arguments, cwd=project, codes=(0, 4))
         assert "not conformant" not in shown

@@ -7,6 +7,7 @@ import pytest
 
 from aether.conformance.targets import find_harness
 from aether.core import Cluster, Event, Host, connect
+from aether.core.state import Decider, NewEvent
 
 NODES = ("a", "b", "c")
 BOUND = 60.0  # seconds
@@ -22,8 +23,8 @@ def evolve(total: int, event: Event) -> int:
     return total + event.data["n"]
 
 
-def decide(total: int, command: Event) -> list[tuple[str, dict]]:
-    return [("Added", {"n": command.data["n"], "total": total + command.data["n"]})]
+def decide(total: int, command: Event) -> list[NewEvent]:
+    return [NewEvent(type="Added", data={"n": command.data["n"], "total": total + command.data["n"]})]
 
 
 async def live(url: str, name: str, joined: dict[str, Cluster], leave: asyncio.Event) -> None:
@@ -31,7 +32,7 @@ async def live(url: str, name: str, joined: dict[str, Cluster], leave: asyncio.E
         connect(url, namespace="clusters", holder=name) as there,
         Cluster(there, name="c", node=name, shards=64, ttl=20.0) as cluster,
     ):
-        cluster.host(Host(there.store, initial=0, evolve=evolve, decide=decide))
+        cluster.host(Host(there.store, Decider(int, evolve, decide)))
         joined[name] = cluster
         await leave.wait()
 

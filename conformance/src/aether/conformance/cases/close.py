@@ -101,6 +101,8 @@ async def raises(ctx: Context) -> None:
         "save_snapshot": lambda store: store.save_snapshot(Snapshot(actor_id="a", version=1, schema="s", state=1)),
         "snapshot": lambda store: store.snapshot("a", schema="s"),
         "save_checkpoint": lambda store: store.save_checkpoint("c", position, token=1),
+        "claim_checkpoint": lambda store: store.claim_checkpoint("c"),
+        "checkpoint_token": lambda store: store.checkpoint_token("c"),
         "checkpoint": lambda store: store.checkpoint("c"),
     }
     for store, state in ((closed, "a closed store"), (ctx.server.store(ctx.namespace), "a store that is not open")):
@@ -171,6 +173,7 @@ async def cancelled(ctx: Context) -> None:
         "save_snapshot": lambda: store.save_snapshot(snapshot),
         "snapshot": lambda: store.snapshot("a", schema="s"),
         "save_checkpoint": lambda: store.save_checkpoint("c", position, token=1),
+        "claim_checkpoint": lambda: store.claim_checkpoint("c", token=1),
         "checkpoint": lambda: store.checkpoint("c"),
     }
     version = 20

@@ -271,6 +271,7 @@ async def checkpoint_damaged(ctx: Context) -> None:
         attempts: dict[str, Callable[[], Awaitable[object]]] = {
             "checkpoint": lambda: store.checkpoint(f"c{number}"),  # noqa: B023  (called in this turn)
             "save_checkpoint": lambda: store.save_checkpoint(f"c{number}", position, token=2),  # noqa: B023
+            "claim_checkpoint": lambda: store.claim_checkpoint(f"c{number}"),  # noqa: B023
         }
         for name, attempt in attempts.items():
             with expect_error(StoreIdentityChanged, f"{name} over {damage!r}"):

@@ -97,6 +97,8 @@ async def refused(ctx: Context) -> None:
         "save_snapshot(actor_id)": lambda wrong: store.save_snapshot(_with(snapshot, actor_id=wrong)),
         "save_snapshot(schema)": lambda wrong: store.save_snapshot(_with(snapshot, schema=wrong)),
         "checkpoint": store.checkpoint,
+        "checkpoint_token": store.checkpoint_token,
+        "claim_checkpoint": store.claim_checkpoint,
         "save_checkpoint": lambda wrong: store.save_checkpoint(wrong, position, token=1),
     }
     for name in INVALID_NAMES:
@@ -139,6 +141,8 @@ VIEWS: dict[str, Callable[[EventStore], Awaitable[object]]] = {
     "snapshot": lambda store: store.snapshot("shared", schema="s"),
     "save_snapshot": lambda store: store.snapshot("shared", schema="other"),
     "checkpoint": lambda store: store.checkpoint("shared"),
+    "checkpoint_token": lambda store: store.checkpoint_token("shared"),
+    "claim_checkpoint": lambda store: store.claim_checkpoint("other", token=1),
     "save_checkpoint": lambda store: store.checkpoint("other"),
 }
 """For every method of a store: what it shows of a namespace."""

@@ -240,6 +240,8 @@ def takes_every_name(original: Any) -> Any:
             "snapshot",
             "save_snapshot",
             "checkpoint",
+            "checkpoint_token",
+            "claim_checkpoint",
             "save_checkpoint",
         )
     ),

@@ -18,6 +18,7 @@ class SqliteHarness(Harness):
     """A fresh file. It has no server that could be killed, paused or cut off: those faults are not testable."""
 
     lease = 0.5
+    deadline = 20.0  # each commit waits for the disk, and some cases make thousands
     server = f"SQLite {sqlite3.sqlite_version}"
 
     async def start(self) -> str:
@@ -39,6 +40,7 @@ class ServerHarness(Harness):
     """A fresh server, with the settings that it has by default."""
 
     lease = 0.5
+    deadline = 20.0  # each commit waits for the disk, and some cases make thousands
 
     def __init__(self, kind: type[DatabaseServer], client: str) -> None:
         self._directory = TemporaryDirectory(prefix="aether-sql-")
