@@ -62,6 +62,7 @@ torture: setup  ## longer than make test: processes killed, stopped and cut off 
 
 bench: setup  ## measure against the raw clients and a peer; prints a table and writes JSON; more: bench/run.py --help
 	$(BIN)/python bench/run.py
+	$(BIN)/python bench/clusters.py
 
 performance: setup  ## measure, and write docs/performance.md
 	$(BIN)/python bench/run.py --rounds 9 --markdown docs/performance.md
