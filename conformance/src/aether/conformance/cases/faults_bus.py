@@ -38,15 +38,22 @@ async def _publish(bus: EventBus, actor: str, published: Published) -> None:
 async def _until_received(ctx: Context, bus: EventBus, actor: str, published: Published, seen: list[Received]) -> None:
     """Publish until something of it is received: the connections are back."""
     reached = len(seen)
+    await _publish_until(ctx, bus, actor, published, lambda: len(seen) > reached, "a delivery behind the fault")
+
+
+async def _publish_until(
+    ctx: Context, bus: EventBus, actor: str, published: Published, reached: Callable[[], bool], what: str
+) -> None:
+    """Go on publishing: a link that waits for bytes gets them, also when the publisher lost its own connection."""
 
     async def publish() -> None:
-        while len(seen) == reached:
+        while not reached():
             await _publish(bus, actor, published)
             with suppress(Unavailable, OutcomeUnknown, NoResponders, TimedOut):
                 await bus.request(event("nobody", 1, type="Nothing"), timeout=0.02)
             await drift(1)
 
-    await ctx.within(publish(), "a delivery behind the fault")
+    await ctx.within(publish(), what)
 
 
 @case("bus.reconnect#reset", faults={"link"}, durability=Durability.PROCESS)
@@ -65,7 +72,8 @@ async def subscriber_reset(ctx: Context) -> None:
             fault()
             for _ in range(_EACH):
                 await _publish(publisher, "p", published["p"])
-            await ctx.eventually(lambda: events.interrupted >= number, f"interruption {number} to be reported")  # noqa: B023
+            told = f"interruption {number} to be reported"
+            await _publish_until(ctx, publisher, "p", published["p"], lambda: events.interrupted >= number, told)  # noqa: B023
             await _until_received(ctx, publisher, "p", published["p"], received)
     check_bus(published, received, gaps=events.interrupted)
 
