@@ -72,16 +72,20 @@ def gone(state: Callable[[int], str]) -> Callable[..., None]:
 
 @pytest.fixture
 def until() -> Callable[..., Any]:
-    """Wait until a function answers with something true, and return that."""
+    """Wait until a function, or a coroutine function, answers with something true, and return that."""
 
     async def until(look: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + BOUND
-        while not (found := look()):
+        while not (found := await _answer(look())):
             assert time.monotonic() < deadline, "it did not happen"
             await asyncio.sleep(0.005)
         return found
 
     return until
+
+
+async def _answer(found: Any) -> Any:
+    return await found if inspect.isawaitable(found) else found
 
 
 @pytest.fixture(scope="session")

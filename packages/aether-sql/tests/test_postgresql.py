@@ -288,6 +288,28 @@ async def test_eight_processes_may_make_the_tables_at_once(postgres_url):
     assert len(set(outputs)) == 1
 
 
+@pytest.mark.parametrize("count", [1, 2])
+async def test_no_position_is_drawn_before_the_turn(postgres_url, until, count):
+    """Drawn earlier, it could be committed behind a later one, and a reader of the feed would pass it by."""
+    drawn = "SELECT last_value, is_called FROM aether_position"
+    async with open_store(postgres_url) as store:
+        await store.append(event(1, "before"))
+        before = await run(postgres_url, drawn)
+        holder = await asyncpg.connect(postgres_url)
+        try:
+            ns = await holder.fetchval("SELECT ns FROM aether_namespaces")
+            async with holder.transaction():
+                await holder.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK, ns)
+                appending = asyncio.create_task(store.append(*(event(version) for version in range(1, count + 1))))
+                waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                await until(lambda: run(postgres_url, waiting))
+                assert await run(postgres_url, drawn) == before
+            await appending
+        finally:
+            await holder.close()
+        assert await run(postgres_url, drawn) != before
+
+
 async def test_tables_can_be_read_with_what_everybody_has(postgres_url):
     async with open_store(postgres_url, namespace="shop") as store:
         await store.append(event(1, "order-1", total=42), event(2, "order-1", name="Grüße \u0000"))

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import sys
 import threading
+import tracemalloc
 from asyncio.subprocess import PIPE
 from contextlib import closing
 from pathlib import Path
@@ -118,6 +119,25 @@ async def test_a_lock_that_is_not_given_back_stores_nothing(url: str, file: Path
             other.rollback()
         await store.append(event(2))
         assert await store.version("a") == 2
+
+
+async def test_a_write_that_waits_keeps_no_page_that_was_read(url: str, file: Path) -> None:
+    async with open_store(url, timeout=60) as store:
+        await store.append(event(1, x="x" * 1_000_000))
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            waiting = asyncio.create_task(store.append(event(2)))
+            tracemalloc.start()
+            try:
+                for _ in range(40):
+                    assert [one.version async for one in store.read("a")] == [1]
+                held, _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            assert not waiting.done()
+            other.rollback()
+        await waiting
+        assert held < 10_000_000
 
 
 async def test_a_write_without_an_answer_may_have_happened(url: str) -> None:

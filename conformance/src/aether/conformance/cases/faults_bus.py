@@ -58,8 +58,8 @@ async def _publish_until(
 
 
 def _told(events: BusSubscription, fault: Callable[[], None]) -> Callable[[], bool]:
-    """Whether another interruption was reported. What broke may have been a connection that was given up before, so
-    the fault comes again after a while."""
+    """Whether another interruption was reported. A bus may hold several connections through the link, and the one that
+    broke may not be the one that events come through, so the fault comes again after a while."""
     before, asked = events.interrupted, 0
 
     def told() -> bool:

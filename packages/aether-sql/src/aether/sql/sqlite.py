@@ -60,7 +60,7 @@ class Sqlite:
         self._texts = Texts(self._tables)
         self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of)
         self._messages = Batcher(self._flush_messages, what="publish", timeout=scope.timeout, size=_message_size)
-        self._deadlines = Deadlines(scope.timeout)
+        self._reads, self._writes = Deadlines(scope.timeout), Deadlines(scope.timeout)
         self._bells = Bells()
         self._lock_path = Path(f"{self._path}.lock")
         self._watch = FileWatch(Path(f"{self._path}-wal"), self._lock_path, self._bells.ring_all)
@@ -115,7 +115,8 @@ class Sqlite:
             await self._writer.stop()
         if self._lock is not None:
             self._lock.close()
-        self._deadlines.close()
+        self._reads.close()
+        self._writes.close()
 
     def listen(self, topic: str, bell: Bell) -> None:
         self._bells.add(topic, bell)
@@ -177,7 +178,8 @@ class Sqlite:
     ) -> Result:
         """Run a function in a thread. It stores nothing when SQLite refuses it."""
         answer = thread.submit(work)
-        self._deadlines.watch(answer, TimeoutError)
+        deadlines = self._reads if thread is self._reader else self._writes
+        deadlines.watch(answer, TimeoutError)
         try:
             return await answer
         except sqlite3.Error as error:
@@ -186,7 +188,7 @@ class Sqlite:
             kind = OutcomeUnknown if writes else Unavailable
             raise kind(what, reason="no answer within the time-out") from error
         finally:
-            self._deadlines.tidy()
+            deadlines.tidy()
 
     async def fetch(self, what: str, statement: Statement, **values: Any) -> Sequence[Row]:
         row = statement.values(**values)

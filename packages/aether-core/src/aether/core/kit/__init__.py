@@ -6,6 +6,7 @@
 | a `LeaseRegister` | `StoreRegister(store)` | `load()` and `save()` |
 | a `BusDriver` | `PollingBus(log)` | a `BusLog`: one table, or one list, of messages |
 | a server that is fast with single calls | `Batcher(flush)`, `plan` | one transaction for many calls: group commit |
+| a time-out for each call | `Deadlines(seconds)` | one timer for all calls that end in the order they came in |
 
 The first three poll with a pause that grows while nothing happens, and look at once when somebody in the same process
 rings their `Bell`. They keep the obligations of `aether.core.spi` if what they stand on does.

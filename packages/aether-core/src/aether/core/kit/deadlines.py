@@ -13,6 +13,9 @@ Late = Callable[[], Exception]
 class Deadlines:
     """Fails futures that are not done in time. All have the same time, so they expire in the order in which they came.
 
+    They should be done in that order, too: a result is kept until all before it are done. What overtakes, like reads
+    that do not wait for a slow write, needs `Deadlines` of its own.
+
     `asyncio.timeout` around each would cost as much as encoding two events.
     """
 
