@@ -39,6 +39,8 @@ LOCK = 1097162834
 _SCHEMA_LOCK = -1
 _MOST_KNOWN = 100_000  # actors whose version is remembered: about 20 MB
 _LONG_PLACE = 40  # characters, so that the name of a channel has fewer than 64
+_LARGE = 16  # pages behind one with a large event: where one is, more are
+_TELLS_COMPRESSION = (14,)  # the first version that can tell whether a value is compressed
 _CAREFUL = 16  # batches that take the lock first behind one that lost a race: where one is, more are
 _DIALECT: sa.Dialect = dialects.dialect()  # type: ignore[no-untyped-call]
 
@@ -74,6 +76,8 @@ class Postgres:
         self._listener: Listener | None = None
         self._versions: dict[str, int] = {}
         self._careful = 0
+        self._sizes_known = True
+        self._large = 0  # pages that are read without a try for small events first
 
     # --- Life ---
 
@@ -98,6 +102,7 @@ class Postgres:
 
     async def _introduce(self, session: PgSession) -> tuple[Home, Durability]:
         connection = session.connection
+        self._sizes_known = connection.get_server_version() >= _TELLS_COMPRESSION
         home = await self._find(connection)
         if home is None:
             async with connection.transaction():
@@ -164,6 +169,17 @@ class Postgres:
     # --- Calls ---
 
     async def fetch(self, what: str, statement: Statement, **values: Any) -> Sequence[Row]:
+        if statement.quick is not None and self._sizes_known:
+            if not self._large:
+                rows = await self._query(what, statement.quick, values)
+                if None not in [row[-1] for row in rows]:
+                    return rows
+                self._large = _LARGE
+            else:
+                self._large -= 1
+        return await self._query(what, statement, values)
+
+    async def _query(self, what: str, statement: Statement, values: dict[str, Any]) -> Sequence[Row]:
         row = statement.values(**values)
 
         async def query(session: PgSession) -> Sequence[Row]:
