@@ -578,6 +578,26 @@ def test_a_new_version_is_built_beside_the_old_one_and_switched_to(run):
     run(body)
 
 
+def test_a_version_may_be_switched_to_before_it_has_begun(run):
+    """Entering it only starts it: nobody can know when it has noted that it begins."""
+
+    async def body(store, clock):
+        view = View()
+        await put(store, "aX", "bX")
+        async with (
+            project(store, "list", View(), on_error=STOP, clock=clock) as old,
+            project(store, "list", view, on_error=STOP, version=2, clock=clock) as new,
+        ):
+            await new.switch(2, timeout=10)
+            assert await old.active() == 2
+            await settled(old)
+        assert view.seen == ["a1X", "b1X"]
+        with pytest.raises(ValueError, match="never ran as version 3"):
+            await project(store, "list", view, on_error=STOP, version=3, clock=clock).switch(3)
+
+    run(body)
+
+
 # --- Reactors ---
 
 

@@ -75,6 +75,10 @@ class Consumer:
         self._arrival.set()
         self._arrival = asyncio.Event()
 
+    def _begins(self, version: int) -> bool:
+        """Whether a version that never ran is about to begin in this process."""
+        return False
+
     # --- How far it is ---
 
     async def active(self) -> int:
@@ -162,13 +166,20 @@ class Consumer:
         """Make readers use another version, in one commit, when it has come as far as the present one.
 
         With `connection` the switch is part of the caller's transaction, beside the `CREATE OR REPLACE VIEW` or
-        whatever else makes readers look at the other table. Raises `ValueError` for a version that never ran,
-        `TimedOut` when it does not catch up within `timeout` seconds, and `VersionConflict` when somebody else
-        switches at the same time in another transaction.
+        whatever else makes readers look at the other table. Raises `ValueError` for a version that never ran
+        and does not run here, `TimedOut` when it does not catch up within `timeout` seconds, and `VersionConflict`
+        when somebody else switches at the same time in another transaction.
         """
         journal = await self._journal()
-        if version not in journal.begun:
-            raise ValueError(f"{self.kind} {self.name!r} never ran as version {version}; run project(version=) first")
+        started = asyncio.get_running_loop().time()
+        while version not in journal.begun:
+            if not self._begins(version):
+                reason = f"{self.kind} {self.name!r} never ran as version {version}"
+                raise ValueError(f"{reason}; run project(version=) first")
+            if asyncio.get_running_loop().time() - started > timeout:
+                raise TimedOut(f"{self} has not begun", timeout=timeout)
+            await asyncio.sleep(_POLL[0])
+            await journal.refresh()
         reached = max(await self._positions(journal, journal.active))
         await Consumer(self.store, self.name, kind=self.kind, version=version).wait(reached, timeout=timeout)
         await journal.note(Switched(version), connection=connection)

@@ -127,6 +127,9 @@ class Running(Consumer):
             else:
                 await group.__aexit__(None, None, None)
 
+    def _begins(self, version: int) -> bool:
+        return version == self._number and self._task is not None
+
     # --- One partition ---
 
     async def _supervise(self, number: int) -> NoReturn:
