@@ -2,6 +2,8 @@
 
 import asyncio
 import inspect
+import os
+import shutil
 import tempfile
 import time
 import uuid
@@ -20,15 +22,20 @@ from aether.sql.servers import MariadbServer, PostgresServer, find_mariadb
 BOUND = 60.0
 """Seconds after which a test has failed, whatever it waits for. No test depends on being faster."""
 
+DATABASES = ["sqlite", "postgres", "mariadb"]
+
+# What is in no wheel: where it is not, its tests are not there, and the header says so.
+collect_ignore: list[str] = []
+MISSING: list[str] = []
 try:
     find_mariadb()
-except BackendUnusable as error:  # it is in no wheel: then these tests are not there, and the header says so
-    collect_ignore = ["test_mysql.py"]
-    MISSING = [f"not tested: {error}"]
-else:
-    MISSING = []
-
-DATABASES = ["sqlite", "postgres", *([] if MISSING else ["mariadb"])]
+except BackendUnusable as error:
+    DATABASES.remove("mariadb")
+    collect_ignore.append("test_mysql.py")
+    MISSING.append(f"not tested: {error}")
+if shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+    collect_ignore.append("test_pgbouncer.py")
+    MISSING.append("not tested: pgbouncer is not installed; run: apt-get install pgbouncer")
 
 
 def pytest_report_header() -> list[str]:

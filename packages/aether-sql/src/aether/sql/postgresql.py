@@ -67,10 +67,13 @@ class Postgres:
         self.statements = Statements(self._tables, _DIALECT, windowed=True)
         self._texts: _Texts
         self._bells = Bells()
-        connect = partial(asyncpg.connect, **address_of(url)) if engine is None else partial(from_engine, engine)
+        address = address_of(url) if engine is None else {}
+        connect = partial(asyncpg.connect, **address) if engine is None else partial(from_engine, engine)
+        # Behind a proxy that shares connections each transaction may be on another one, and on another server.
+        self._shared = address.get("statement_cache_size") == 0
         self._connections = Connections(PgConnector(connect), scope.timeout, self._check)
         self._line = Line(self._connections, prepare=self._prepare)
-        self._message_line = Line(self._connections, prepare=self._prepare_messages)
+        self._message_line = Line(self._connections)
         self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of)
         self._messages = Batcher(self._flush_messages, what="publish", timeout=scope.timeout, size=_message_size)
         self._listener: Listener | None = None
@@ -145,10 +148,12 @@ class Postgres:
 
     async def _check(self, session: PgSession) -> None:
         """Make sure that a new connection leads to the store that was opened."""
-        if not hasattr(self, "home"):
-            return
+        if hasattr(self, "home"):
+            await self._check_home(session.connection)
+
+    async def _check_home(self, connection: asyncpg.Connection) -> None:
         try:
-            row = await session.connection.fetchrow(self.statements.namespace.sql, self._namespace)
+            row = await connection.fetchrow(self.statements.namespace.sql, self._namespace)
         except asyncpg.UndefinedTableError:
             row = None
         if row is None or Home(*row) != self.home:
@@ -160,11 +165,13 @@ class Postgres:
 
     async def _prepare(self, session: PgSession) -> None:
         """A new connection for appends: waiting for a turn ends with a refusal, not without an answer."""
-        await session.connection.execute(f"SET lock_timeout = {max(1, int(self._timeout * 900))}")
+        if not self._shared:  # what is set there, others would get
+            await session.connection.execute(f"SET {self._patience}")
         self._versions.clear()  # it may lead to a server that took over, and has not everything
 
-    async def _prepare_messages(self, session: PgSession) -> None:
-        await session.connection.execute("SET synchronous_commit = off")
+    @property
+    def _patience(self) -> str:
+        return f"lock_timeout = {max(1, int(self._timeout * 900))}"
 
     # --- Calls ---
 
@@ -210,12 +217,12 @@ class Postgres:
         return answers
 
     async def _store(self, connection: asyncpg.Connection, commits: Sequence[Commit]) -> Sequence[int | Exception]:
-        if self._careful == 0:
+        if self._careful == 0 and not self._shared:
             try:
                 return await self._store_at_once(connection, commits)
             except asyncpg.UniqueViolationError:
                 self._careful = _CAREFUL
-        self._careful -= 1
+        self._careful = max(0, self._careful - 1)
         return await self._store_locked(connection, commits)
 
     async def _store_at_once(
@@ -243,7 +250,11 @@ class Postgres:
         """Judge with the lock held: this cannot lose a race."""
         actors = {write.actor_id for commit in commits for write in commit}
         async with connection.transaction():
+            if self._shared:
+                await connection.execute(f"SET LOCAL {self._patience}")
             await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK, self.home.ns)
+            if self._shared:
+                await self._check_home(connection)
             await self._recall(connection, actors)
             versions = {actor: self._versions[actor] for actor in actors}
             answers = await self._insert(connection, commits, plan(commits, versions))
@@ -373,7 +384,9 @@ class _Texts:
                 FROM counted, unnest($2::text[], $3::text[], $4::text[], $5::bytea[])
                     WITH ORDINALITY AS u (namespace, type, actor_id, event, place)
                 RETURNING position)
-            SELECT max(position) FROM stored, (SELECT pg_notify('{self.channels[Bells.MESSAGES]}', '')) AS told"""
+            SELECT max(position)
+            FROM stored, (SELECT pg_notify('{self.channels[Bells.MESSAGES]}', '')) AS told,
+                (SELECT set_config('synchronous_commit', 'off', true)) AS quick"""
         self.claim = (
             f"INSERT INTO {name(known.claims)} (position, queue) SELECT unnest($2::bigint[]), $1 "
             "ON CONFLICT DO NOTHING RETURNING position"
