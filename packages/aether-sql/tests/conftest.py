@@ -17,7 +17,7 @@ import pytest
 
 from aether.core.errors import BackendUnusable
 from aether.core.kit.server import HOST
-from aether.sql.servers import MariadbServer, PostgresServer, find_mariadb
+from aether.sql.servers import MariadbServer, PostgresServer, find_mariadb, find_postgres
 
 BOUND = 60.0
 """Seconds after which a test has failed, whatever it waits for. No test depends on being faster."""
@@ -33,6 +33,10 @@ except BackendUnusable as error:
     DATABASES.remove("mariadb")
     collect_ignore.append("test_mysql.py")
     MISSING.append(f"not tested: {error}")
+ENCRYPTED = ["postgres", *(["mariadb"] if "mariadb" in DATABASES else [])]
+if b"libssl" not in (find_postgres() / "postgres").read_bytes():  # that of the wheel
+    ENCRYPTED.remove("postgres")
+    MISSING.append("not tested: TLS of PostgreSQL, which this one was built without; run: apt-get install postgresql")
 if shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") is None:
     collect_ignore.append("test_pgbouncer.py")
     MISSING.append("not tested: pgbouncer is not installed; run: apt-get install pgbouncer")
@@ -144,6 +148,12 @@ def mariadb_url(mariadb: MariadbServer) -> str:
 
     asyncio.run(make())
     return f"{mariadb.url.rpartition('/')[0]}/{name}"
+
+
+@pytest.fixture(scope="module", params=ENCRYPTED)
+def encrypted(request: pytest.FixtureRequest) -> str:
+    """Each kind of server that can do TLS on this machine."""
+    return str(request.param)
 
 
 @pytest.fixture(params=DATABASES)

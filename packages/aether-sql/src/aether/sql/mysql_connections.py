@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -86,6 +87,8 @@ def address_of(url: BackendURL) -> dict[str, Any]:
     options: dict[str, str] = {
         name: str(url.options[name]) for name in ("unix_socket", "ssl_ca") if name in url.options
     }
+    if (authority := options.get("ssl_ca")) is not None and not Path(authority).is_file():
+        raise url.error("option 'ssl_ca' names no file")
     arguments = dict(dialects.dialect().create_connect_args(place.update_query_dict(options))[1])
     if url.secret is not None:
         arguments["password"] = url.secret.encode()  # a text would have to be Latin-1

@@ -41,6 +41,6 @@ class Plugin:
 
 
 sqlite = Plugin("synchronous")
-postgresql = Plugin("host", "schema", "sslmode", "statement_cache_size")
+postgresql = Plugin("host", "schema", "sslmode", "sslrootcert", "statement_cache_size")
 mysql = Plugin("ssl_ca", "unix_socket")
 mariadb = Plugin("ssl_ca", "unix_socket")

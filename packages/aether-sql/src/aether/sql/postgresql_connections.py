@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -61,11 +62,25 @@ def address_of(url: BackendURL) -> dict[str, Any]:
     arguments["server_settings"] = {"application_name": "aether"}
     if (mode := url.options.get("sslmode")) is not None:
         arguments["ssl"] = mode
+    if (authority := url.options.get("sslrootcert")) is not None:
+        arguments["ssl"] = _trusting(url, str(authority), str(mode or "verify-full"))
     if (size := url.options.get("statement_cache_size")) is not None:
         if not str(size).isdigit():
             raise url.error("option 'statement_cache_size' is a number; 0 is for proxies that share connections")
         arguments["statement_cache_size"] = int(size)
     return arguments
+
+
+def _trusting(url: BackendURL, authority: str, mode: str) -> ssl.SSLContext:
+    """What lets in the servers that an authority vouches for, whose certificate is in a file."""
+    if mode not in ("verify-ca", "verify-full"):
+        raise url.error("option 'sslrootcert' needs sslmode=verify-full, which is its default, or verify-ca")
+    try:
+        context = ssl.create_default_context(cafile=authority)
+    except (OSError, ssl.SSLError) as error:
+        raise url.error(f"option 'sslrootcert' names no file with certificates: {error}") from error
+    context.check_hostname = mode == "verify-full"
+    return context
 
 
 async def from_engine(engine: AsyncEngine) -> asyncpg.Connection:
