@@ -1,6 +1,10 @@
 """Group commit: what goes together, whose error is whose, and what a caller who leaves disturbs. In virtual time."""
 
 import asyncio
+import contextlib
+import functools
+import operator
+import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -30,8 +34,10 @@ class Server:
         return [2 * request for request in requests]
 
 
-def batcher(server: Server, *, timeout: float = 5.0, size: Callable[[int], int] = lambda _: 1) -> Batcher[int, int]:
-    return Batcher(server, what="append", timeout=timeout, size=size)
+def batcher(
+    server: Server, *, timeout: float = 5.0, size: Callable[[int], int] = lambda _: 1, ahead: int = 0
+) -> Batcher[int, int]:
+    return Batcher(server, what="append", timeout=timeout, size=size, ahead=ahead)
 
 
 # --- Batches ---
@@ -71,6 +77,127 @@ def test_a_batch_has_a_bound_in_bytes_and_in_number(virtual: Run) -> None:
         calls = batcher(many)
         await asyncio.gather(*(calls.ask(number) for number in range(batching.MOST + 1)))
         assert [len(batch) for batch in many.batches] == [batching.MOST, 1]
+
+    virtual(main())
+
+
+# --- Batches ahead of the one that is under way ---
+
+QUICK, SLOW = 0.001, 1.0  # seconds
+
+
+def test_two_batches_are_under_way_where_a_server_is_quick(virtual: Run) -> None:
+    async def main() -> None:
+        server = Server(seconds=QUICK)
+        calls = batcher(server, ahead=1)
+        tasks = [asyncio.create_task(calls.ask(number)) for number in range(64)]
+        await asyncio.sleep(QUICK / 2)
+        assert [len(batch) for batch in server.batches] == [32, 32]
+        assert await asyncio.gather(*tasks) == [2 * number for number in range(64)]
+        assert functools.reduce(operator.iadd, server.batches, []) == list(range(64))
+
+    virtual(main())
+
+
+def test_few_requests_wait_for_the_answer(virtual: Run) -> None:
+    """A batch of a few costs the server more than it gains."""
+
+    async def main() -> None:
+        server = Server(seconds=QUICK)
+        calls = batcher(server, ahead=1)
+        tasks = [asyncio.create_task(calls.ask(0))]
+        await asyncio.sleep(QUICK / 4)
+        tasks += [asyncio.create_task(calls.ask(number)) for number in range(1, batching.SHARE)]
+        await asyncio.sleep(QUICK / 4)
+        assert server.batches == [[0]]
+        await asyncio.gather(*tasks)
+        assert server.batches == [[0], list(range(1, batching.SHARE))]
+
+    virtual(main())
+
+
+def test_a_slow_server_gets_one_large_batch_after_the_other(virtual: Run) -> None:
+    async def main() -> None:
+        server = Server(seconds=SLOW)
+        calls = batcher(server, ahead=1)
+        await calls.ask(-1)
+        tasks = [asyncio.create_task(calls.ask(number)) for number in range(64)]
+        await asyncio.sleep(SLOW / 2)
+        late = [asyncio.create_task(calls.ask(number)) for number in range(64, 128)]
+        await asyncio.gather(*tasks, *late)
+        assert [len(batch) for batch in server.batches] == [1, 64, 64]
+        server._seconds = QUICK  # it has recovered
+        await asyncio.gather(*(calls.ask(number) for number in range(64)))
+        assert [len(batch) for batch in server.batches[3:]] == [64]
+        await asyncio.gather(*(calls.ask(number) for number in range(64)))
+        assert [len(batch) for batch in server.batches[4:]] == [32, 32]
+
+    virtual(main())
+
+
+def test_close_lets_all_batches_end(virtual: Run) -> None:
+    async def main() -> None:
+        server = Server(seconds=QUICK)
+        calls = batcher(server, ahead=1)
+        tasks = [asyncio.create_task(calls.ask(number)) for number in range(100)]
+        await asyncio.sleep(0)
+        await calls.close()
+        assert [task.result() for task in tasks] == [2 * number for number in range(100)]
+
+    virtual(main())
+
+
+def test_close_ends_what_never_answers_and_what_has_not_begun(virtual: Run) -> None:
+    async def main() -> None:
+        calls = batcher(Server(seconds=1e9), ahead=1, timeout=1)
+        tasks = [asyncio.create_task(calls.ask(number)) for number in range(64)]
+        await asyncio.sleep(0)
+        await calls.close()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {OutcomeUnknown}
+        assert not calls._workers
+
+    virtual(main())
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2])
+@pytest.mark.parametrize("seed", range(20))
+def test_everybody_is_answered_once_and_nobody_waits_for_nothing(virtual: Run, ahead: int, seed: int) -> None:
+    """Callers who come, go on, and are cancelled at random, and a server that is quick, slow and broken in turn."""
+
+    async def main() -> None:
+        rng = random.Random(seed)
+        flushed: list[int] = []
+        most = 0
+
+        async def flush(requests: Sequence[int]) -> Sequence[int | Exception]:
+            nonlocal most
+            flushed.extend(requests)
+            most = max(most, calls._batches)
+            await asyncio.sleep(rng.choice([0, 1e-5, QUICK, QUICK, 0.05]))
+            if rng.random() < 0.1:
+                raise OutcomeUnknown("append", reason="gone")
+            return [2 * request for request in requests]
+
+        async def caller(number: int) -> None:
+            for request in range(1000 * number, 1000 * number + 20):
+                with contextlib.suppress(OutcomeUnknown):
+                    assert await calls.ask(request) == 2 * request
+                if rng.random() < 0.3:
+                    await asyncio.sleep(rng.random() / 200)
+
+        calls: Batcher[int, int] = Batcher(flush, what="append", timeout=5, size=lambda _: 1, ahead=ahead)
+        callers = [asyncio.create_task(caller(number)) for number in range(rng.choice([3, 40, 100]))]
+        for leaving in rng.sample(callers, len(callers) // 3):
+            await asyncio.sleep(rng.random() / 300)
+            leaving.cancel()
+        for left in await asyncio.gather(*callers, return_exceptions=True):
+            assert left is None or isinstance(left, asyncio.CancelledError)
+        assert asyncio.get_running_loop().time() < 4, "somebody has waited for a time-out"
+        assert len(flushed) == len(set(flushed))
+        assert most <= 1 + ahead
+        assert (calls._batches, calls._sent, len(calls._queue)) == (0, 0, 0)
+        await calls.close()
 
     virtual(main())
 

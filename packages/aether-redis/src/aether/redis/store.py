@@ -44,6 +44,9 @@ LIMITS = Limits(
 
 Commit = Sequence[Write]
 
+AHEAD = 1
+"""Batches that go to the server before the oldest one is answered: while it works, the others are made."""
+
 
 class RedisStore:
     """A `StoreDriver` over one stream."""
@@ -70,7 +73,7 @@ class RedisStore:
             self._append_line = server.line(self._history.check)
             self._reader = Reader(self._line, self._space, self._history)
             self._follower = Follower(server.line(self._history.check), self._space, self._history, self._reader)
-            self._appends = Batcher(self._flush, what="append", timeout=self._timeout, size=size_of)
+            self._appends = Batcher(self._flush, what="append", timeout=self._timeout, size=size_of, ahead=AHEAD)
             for part in (self._follower, self._appends):
                 stack.push_async_callback(part.close)
             await self._line.call("opening the store", ("PING",), writes=False)

@@ -21,6 +21,12 @@ MOST = 1000
 LARGEST = 1 << 20
 """Bytes behind which a batch takes no further request."""
 
+SHARE = 16
+"""Requests that have to wait before one more batch goes under way."""
+
+_QUICK = (1e-3, 2e-5)
+"""Seconds that a batch, and each request in it, may take for the next one to go under way before it is answered."""
+
 _ROOM = 4096  # requests that may wait; whoever comes then waits outside
 
 
@@ -35,10 +41,13 @@ class _Waiting(Generic[Request, Answer]):
 
 
 class Batcher(Generic[Request, Answer]):
-    """Hands requests to `flush` in batches, in their order, one batch at a time, and never waits for more of them.
+    """Hands requests to `flush` in batches, in their order, and never waits for more of them.
 
     A lone request is a batch of its own, one turn of the event loop later; what comes while a batch is under way goes
-    into the next one. `flush` runs in a task of the batcher, so nobody who is cancelled disturbs a call to the server:
+    into the next one. Where `ahead` says so that goes to the server before the one under way is answered, if it is
+    worth a batch: then the server works on the one while the callers of the other are answered and ask again.
+
+    `flush` runs in a task of the batcher, so nobody who is cancelled disturbs a call to the server:
     a request that still waits is taken back, one that was sent ends as if nobody had left.
     """
 
@@ -49,12 +58,17 @@ class Batcher(Generic[Request, Answer]):
         what: str,
         timeout: float,
         size: Callable[[Request], int],
+        ahead: int = 0,
     ) -> None:
         """`flush` answers each request with its result or its own exception.
 
         Where it raises instead, nothing of the batch was done, unless it raises `OutcomeUnknown`. An `AetherError`
         goes to everybody; after any other exception each request is flushed alone, so that one that the server cannot
         take fails none of the others.
+
+        With `ahead`, so many batches may be under way besides the oldest: `flush` is called in the order of requests,
+        but again before it has answered. Only while it is quick: one that takes long waits for a disk or for a network,
+        which as many requests as possible should share.
         """
         self._flush = flush
         self._what = what
@@ -63,7 +77,15 @@ class Batcher(Generic[Request, Answer]):
         self._queue: deque[_Waiting[Request, Answer]] = deque()
         self._deadlines = Deadlines(timeout)
         self._room = asyncio.Event()
-        self._worker: asyncio.Task[None] | None = None
+        self._ahead = ahead
+        self._workers: set[asyncio.Task[None]] = set()
+        self._wanted = 1
+        """How many requests have to wait for one more worker to start."""
+
+        self._batches = self._sent = 0
+        """What is under way: batches, and requests in them."""
+
+        self._quick = True
         self._closed = False
 
     async def ask(self, request: Request) -> Answer:
@@ -78,8 +100,8 @@ class Batcher(Generic[Request, Answer]):
         loop = asyncio.get_running_loop()
         waiting: _Waiting[Request, Answer] = _Waiting(request, self._size(request), loop.create_future())
         self._queue.append(waiting)
-        if self._worker is None:
-            self._worker = loop.create_task(self._work())
+        if len(self._queue) >= self._wanted:
+            self._hire()
         self._deadlines.watch(waiting.answer, partial(self._late, waiting))
         try:
             return await waiting.answer
@@ -104,39 +126,82 @@ class Batcher(Generic[Request, Answer]):
     async def close(self) -> None:
         """Let what is waiting end, with its answer or its time-out. Later requests are refused. May be called twice."""
         self._closed = True
-        worker = self._worker
-        if worker is not None:
-            await asyncio.wait([worker], timeout=2 * self._timeout)
-            worker.cancel()
-            await asyncio.wait([worker])
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + 2 * self._timeout
+        while self._workers and (left := deadline - loop.time()) > 0:
+            await asyncio.wait(self._workers, timeout=left)
+        while self._workers:
+            for worker in self._workers:
+                worker.cancel()
+            await asyncio.wait(self._workers)
         self._deadlines.close()
 
-    # --- The worker ---
+    # --- The workers ---
+
+    def _hire(self) -> None:
+        """One worker more, if there may be one."""
+        if len(self._workers) < self._most():
+            worker = asyncio.get_running_loop().create_task(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)  # one that is cancelled before its first turn never runs
+        self._count()
+
+    def _most(self) -> int:
+        return 1 + self._ahead if self._quick else 1
+
+    def _count(self) -> None:
+        there = len(self._workers)
+        self._wanted = 1 if not there else SHARE if there < self._most() else _ROOM + 1
 
     async def _work(self) -> None:
+        worker = asyncio.current_task()
+        assert worker is not None
         try:
-            while True:
-                batch = self._take()
+            while self._quick or not self._batches:  # else whoever waits for the other batch goes on with the rest
+                batch = [] if self._batches else self._take()  # while the server is busy there is time for a turn
                 if not batch:
                     await asyncio.sleep(0)  # one turn: whoever was just answered may have a next request already
                     batch = self._take()
                     if not batch:
                         return
-                await self._send(batch)
+                await self._send_timed(batch)
         finally:
-            self._worker = None
+            self._workers.discard(worker)
+            self._count()
+
+    async def _send_timed(self, batch: Sequence[_Waiting[Request, Answer]]) -> None:
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        self._batches += 1
+        self._sent += len(batch)
+        try:
+            await self._send(batch)
+        finally:
+            self._batches -= 1
+            self._sent -= len(batch)
+            self._quick = clock() - start <= _QUICK[0] + _QUICK[1] * len(batch)
+            self._count()
 
     def _take(self) -> list[_Waiting[Request, Answer]]:
         batch: list[_Waiting[Request, Answer]] = []
-        size = 0
-        while self._queue and len(batch) < MOST and size < LARGEST:
+        most, size = self._portion(), 0
+        while self._queue and len(batch) < most and size < LARGEST:
             waiting = self._queue.popleft()
             if not waiting.answer.done():  # it was neither cancelled nor timed out
                 waiting.sent = True
                 size += waiting.size
                 batch.append(waiting)
+        if len(self._queue) >= self._wanted:
+            self._hire()
         self._room.set()
         return batch
+
+    def _portion(self) -> int:
+        """How many requests go into the next batch: an equal share of all, if several batches may be under way."""
+        if self._most() == 1:
+            return MOST
+        share = -(-(len(self._queue) + self._sent) // self._most())
+        return min(MOST, max(SHARE, share))
 
     async def _send(self, batch: Sequence[_Waiting[Request, Answer]]) -> None:
         answers: Sequence[Answer | Exception]
