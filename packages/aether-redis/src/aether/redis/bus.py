@@ -72,9 +72,9 @@ class RedisBus:
         reached = await self._publishes.ask(message)
         return reached if count else None
 
-    async def _flush(self, messages: Sequence[Message]) -> Sequence[int]:
+    async def _flush(self, messages: Sequence[Message]) -> Sequence[int | Exception]:
         commands = [("PUBLISH", self._channel(one.namespace, one.type), self._packed(one)) for one in messages]
-        return await self._line.call("publish", *commands, writes=True)
+        return await self._line.each("publish", *commands)
 
     def _channel(self, namespace: str, kind: str) -> bytes:
         return b"%s%s:%s" % (self._prefix, namespace.encode(), kind.encode())

@@ -12,6 +12,7 @@ a watch hears that, and reads all after a lost connection.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -23,6 +24,8 @@ from aether.core.url import BackendURL
 from aether.redis.listener import Ear
 from aether.redis.opening import Server, shared
 from aether.redis.scripts import CAS
+
+_log = logging.getLogger("aether.redis")
 
 _RETRY_SECONDS = 0.1
 
@@ -50,8 +53,15 @@ class RedisRegister:
         await self._stack.aclose()
 
     async def read(self, name: str) -> Entry | None:
-        (found,) = await self._line.call(f"lease {name!r}", ("HGET", self._leases, name.encode()), writes=False)
-        return None if found is None else _entry(name.encode(), found)
+        what = f"lease {name!r}"
+        (found,) = await self._line.call(what, ("HGET", self._leases, name.encode()), writes=False)
+        if found is None:
+            return None
+        try:
+            return _entry(name.encode(), found)
+        except ValueError:
+            where = self._leases.decode()
+            raise Unavailable(what, reason="its record is none of ours", hint=f"see who writes to {where!r}") from None
 
     async def cas(self, name: str, value: bytes, *, expected: int) -> int:
         what, arguments = f"lease {name!r}", (name.encode(), expected, value, self._channel)
@@ -62,8 +72,16 @@ class RedisRegister:
 
     async def scan(self, prefix: str) -> Sequence[Entry]:
         (found,) = await self._line.call("leases", ("HGETALL", self._leases), writes=False)
-        entries = [_entry(name, record) for name, record in zip(found[::2], found[1::2], strict=True)]
-        return [entry for entry in entries if entry.name.startswith(prefix)]
+        entries: list[Entry] = []
+        for name, record in zip(found[::2], found[1::2], strict=True):
+            try:
+                entry = _entry(name, record)
+            except ValueError:
+                _log.warning("the record of lease %r is none of ours, and is left out", name)
+                continue
+            if entry.name.startswith(prefix):
+                entries.append(entry)
+        return entries
 
     @asynccontextmanager
     async def watch(self, prefix: str) -> AsyncIterator[Watch]:

@@ -11,8 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aether.core.errors import AetherError, Unavailable
-from aether.redis.lines import error_text
-from aether.redis.places import Greet, Place, part, send
+from aether.redis.places import Greet, Place, error_text, part, send
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 

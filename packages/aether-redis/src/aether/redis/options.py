@@ -75,7 +75,12 @@ def _address(url: BackendURL, host: str, default: int) -> Address:
         name, port = host, str(default)
     if not name or not port.isdecimal() or not 0 < int(port) < 65536:
         raise url.error(f"{host!r} is not a host and a port from 1 to 65535, like localhost:{default}")
-    return Address(name.strip("[]"), int(port))
+    name = name.strip("[]")
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        raise url.error(f"{name!r:.80} cannot be the name of a host: its parts have 1 to 63 characters") from None
+    return Address(name, int(port))
 
 
 def _path(url: BackendURL) -> tuple[str | None, int]:

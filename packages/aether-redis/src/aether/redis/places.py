@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -29,6 +29,7 @@ Greet = Callable[[Ask], Awaitable[None]]
 
 CLIENT_NAME = "aether"
 _MOST_HOPS = 5
+_REPEATED = ", with args beginning with"  # what follows may be a password, or an event
 _CLOSE_SECONDS = 2.0
 
 
@@ -47,11 +48,11 @@ class Place:
 
     async def connect(self, greet: Greet) -> AbstractConnection:
         """A connection to the first server that passes `greet`. Raises what the last one raised."""
-        failure: Exception = Unavailable("connecting", reason="no sentinel knows the service")
-        addresses = await self._addresses()
+        addresses, failure = await self._addresses()
         for address in addresses:
             try:
-                async with asyncio.timeout(self._timeout / len(addresses)):  # one that is silent leaves time for others
+                # One that is silent leaves time for the others.
+                async with asyncio.timeout(self._timeout / (len(addresses) + 1)):
                     return await self._follow(address, greet)
             except (RedisError, OSError) as error:
                 self._known = None
@@ -63,17 +64,33 @@ class Place:
         host = error.host or (self._known.host if self._known else self._options.seeds[0].host)
         self._known = Address(host, error.port)
 
-    async def _addresses(self) -> Sequence[Address]:
-        if self._options.service is not None:
-            return [address async for address in self._sentinels(self._options.service)]
-        known = () if self._known is None else (self._known,)
-        return (*known, *self._options.seeds)
+    async def _addresses(self) -> tuple[Sequence[Address], Exception]:
+        """Where to look, and what is wrong if there is nothing."""
+        options = self._options
+        if options.service is None:
+            known = () if self._known is None else (self._known,)
+            return (*known, *options.seeds), Unavailable("connecting", reason="there is no address")
+        found: list[Address] = []
+        failure: Exception = Unavailable(
+            "connecting", reason=f"no sentinel knows a service {options.service!r}", hint="check the name in the URL"
+        )
+        for seed in options.seeds:
+            try:
+                async with asyncio.timeout(self._timeout / (2 * len(options.seeds))):
+                    address = await self._sentinel(seed, options.service)
+            except (RedisError, OSError) as error:
+                failure = Unavailable(
+                    "connecting", reason=f"sentinel {seed}: {error_text(error)}", hint="check it, or name others"
+                )
+            else:
+                found += () if address is None else (address,)
+        return found, failure
 
     async def _follow(self, address: Address, greet: Greet) -> AbstractConnection:
         for _ in range(_MOST_HOPS):
             connection = self._make(address)
             try:
-                await connection.connect()  # type: ignore[no-untyped-call]  # it says nothing of types
+                await _begin(connection)
                 await greet(asking(connection))
             except MovedError as error:
                 await part(connection)
@@ -87,18 +104,15 @@ class Place:
                 return connection
         raise ResponseError(f"the nodes of the cluster send each other on: {_MOST_HOPS} times, last to {address}")
 
-    async def _sentinels(self, service: str) -> AsyncIterator[Address]:
-        """What the sentinels say, one after the other."""
-        for seed in self._options.seeds:
-            connection = self._connection(seed, sentinel=True)
-            with suppress(RedisError, OSError):
-                try:
-                    await connection.connect()  # type: ignore[no-untyped-call]  # it says nothing of types
-                    found = await asking(connection)("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
-                finally:
-                    await part(connection)
-                if found:
-                    yield Address(found[0].decode(), int(found[1]))
+    async def _sentinel(self, seed: Address, service: str) -> Address | None:
+        """What one sentinel says."""
+        connection = self._connection(seed, sentinel=True)
+        try:
+            await _begin(connection)
+            found = await asking(connection)("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
+        finally:
+            await part(connection)
+        return Address(found[0].decode(), int(found[1])) if found else None
 
     def _connection(self, address: Address, *, sentinel: bool = False) -> AbstractConnection:
         options = self._options
@@ -112,6 +126,19 @@ class Place:
         connection = SSLConnection(**arguments)
         connection.ssl_context.context = options.tls
         return connection
+
+
+async def _begin(connection: AbstractConnection) -> None:
+    """Connect and log in. A server without AUTH repeats what it was sent: nobody else gets to see that."""
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]  # it says nothing of types
+    except ResponseError as error:
+        text = str(error)
+        if _REPEATED not in text:
+            raise
+    else:
+        return
+    raise ResponseError(text.partition(_REPEATED)[0])
 
 
 def connection_arguments(timeout: float) -> dict[str, Any]:
@@ -159,3 +186,21 @@ async def part(connection: AbstractConnection) -> None:
     with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
         async with asyncio.timeout(_CLOSE_SECONDS):
             await writer.wait_closed()
+
+
+def code_of(error: BaseException) -> str:
+    """The word that an error of the server begins with, like `READONLY`; `ERR` for the rest."""
+    known = getattr(error, "status_code", None)
+    if known:
+        return str(known)
+    word = str(error).partition(" ")[0]
+    return word if word.isupper() else "ERR"
+
+
+def error_text(error: BaseException) -> str:
+    """What an error says, with the word in front that redis-py takes off."""
+    if isinstance(error, TimeoutError):
+        return "no answer within the time-out"
+    text = (str(error) or type(error).__name__).partition(_REPEATED)[0]
+    code = getattr(error, "status_code", None)
+    return f"{code} {text}" if code and not text.startswith(str(code)) else text

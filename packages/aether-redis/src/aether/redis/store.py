@@ -100,10 +100,12 @@ class RedisStore:
     async def _waiting(self, ask: Ask, replicas: int) -> Command:
         """What has replicas confirm what was written, on disk where the server can tell."""
         milliseconds = int(self._timeout * 500)  # half of it: whoever gets no confirmation is told so
-        if (await ask("COMMAND", "INFO", "WAITAOF"))[0] is None:
-            return ("WAIT", replicas, milliseconds)
-        on = (await ask("INFO", "persistence")).find(b"aof_enabled:1") >= 0
-        return ("WAITAOF", 1, replicas, milliseconds) if on else ("WAIT", replicas, milliseconds)
+        known = (await ask("COMMAND", "INFO", "WAITAOF"))[0] is not None
+        if known and b"aof_enabled:1" in await ask("INFO", "persistence"):
+            await ask("WAITAOF", 0, 0, 1)  # whether the user may; else it would be found out behind an append
+            return ("WAITAOF", 1, replicas, milliseconds)
+        await ask("WAIT", 0, 1)
+        return ("WAIT", replicas, milliseconds)
 
     # --- Appending ---
 
