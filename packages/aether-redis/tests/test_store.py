@@ -1,7 +1,8 @@
 """What only Redis does to a store: settings, scripts that are gone, full memory, and histories that change."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -341,6 +342,47 @@ async def test_replicas_that_do_not_confirm_are_no_success(made: Made, until: Ca
         finally:
             replica.resume()
         assert (await patient.append(late)).replayed
+
+
+@asynccontextmanager
+async def waiting_driver(server: RedisServer, timeout: float = 2.0) -> AsyncIterator[RedisStore]:
+    """A driver that waits for one replica, over connections of its own."""
+    driver = RedisStore(BackendURL(server.url, {"wait_replicas": 1}), Scope("waiting", timeout=timeout))
+    await driver.open()
+    try:
+        yield driver
+    finally:
+        await driver.close()
+
+
+async def test_whoever_repeats_a_write_waits_for_replicas_too(made: Made, until: Callable[..., Any]) -> None:
+    """A conflict may be with what the replicas have not got; a new connection has written nothing to wait for."""
+    primary, replica = await stale(made, until)
+    commit = [Write("a", 0, (NewRecord(1, "id", "A", b"{}"),))]
+    async with waiting_driver(primary) as first, waiting_driver(primary) as appends, waiting_driver(primary) as saves:
+        replica.pause()
+        try:
+            with pytest.raises(OutcomeUnknown):
+                await first.append(commit)
+            with pytest.raises(OutcomeUnknown):
+                await appends.append(commit)
+            with pytest.raises(OutcomeUnknown):
+                await first.save("checkpoint", "c", b"1", expected=0)
+            with pytest.raises(OutcomeUnknown):
+                await saves.save("checkpoint", "c", b"1", expected=0)
+        finally:
+            replica.resume()
+
+
+async def test_a_replica_confirms_what_is_on_its_disk(made: Made, until: Callable[..., Any]) -> None:
+    primary, replica = made(), made(appendonly="no")
+    await replicating(primary, replica, until)
+    async with waiting_driver(primary) as driver:
+        with pytest.raises(OutcomeUnknown):
+            await driver.append([Write("a", 0, (NewRecord(1, "id", "A", b"{}"),))])
+        with pytest.raises(OutcomeUnknown):
+            driver._confirm([0, 1])  # the replica has it on its disk, the primary has not
+        driver._confirm([1, 1])
 
 
 async def test_nothing_is_lost_over_a_restart_in_the_middle(made: Made, until: Callable[..., Any]) -> None:

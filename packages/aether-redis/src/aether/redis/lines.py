@@ -67,6 +67,9 @@ class Line:
         self._wires: set[Wire] = set()
         """All that are not gone yet: one that leads to the wrong place still answers what it was asked."""
 
+        self._ran: set[Script] = set()
+        """What the server knows, unless it has forgotten it."""
+
         self._closed = False
 
     # --- Calls ---
@@ -94,11 +97,17 @@ class Line:
     async def run(
         self, what: str, script: Script, keys: Sequence[Word], arguments: Sequence[Word], *behind: Command, writes: bool
     ) -> list[Any]:
-        """Run a script, and commands behind it. A server that does not know it by its name gets its text."""
+        """Run a script, and commands behind it. A server that does not know it by its name gets its text.
+
+        At once, where something follows it: that may take long, also behind a script that was not found.
+        """
         words = (len(keys), *keys, *arguments)
-        replies = await self.call(what, ("EVALSHA", script.sha, *words), *behind, writes=writes)
-        if isinstance(replies[0], NoScriptError):
-            replies = await self.call(what, ("EVAL", script.text, *words), *behind, writes=writes)
+        if not behind or script in self._ran:
+            replies = await self.call(what, ("EVALSHA", script.sha, *words), *behind, writes=writes)
+            if not isinstance(replies[0], NoScriptError):
+                return replies
+        replies = await self.call(what, ("EVAL", script.text, *words), *behind, writes=writes)
+        self._ran.add(script)
         return replies
 
     async def _exchange(self, what: str, commands: Sequence[Command], *, writes: bool, timeout: float) -> list[Any]:
@@ -176,6 +185,7 @@ class Line:
         finally:
             self._connecting = None
         self._wires = {wire for wire in self._wires if not wire.gone}
+        self._ran.clear()
         self._wire = Wire(connection)
         self._wires.add(self._wire)
 

@@ -115,8 +115,9 @@ class RedisStore:
     async def _flush(self, commits: Sequence[Commit]) -> Sequence[int | Exception]:
         own = int.from_bytes(os.urandom(4)) >> (32 - TAG_BITS)
         keys, arguments = self._packed(commits, own)
-        behind = () if self._waits is None else (("SET", self._space.waited, own), self._waits)
-        answer, *confirmed = await self._append_line.run("append", APPEND, keys, arguments, *behind, writes=True)
+        answer, *confirmed = await self._append_line.run(
+            "append", APPEND, keys, arguments, *self._behind(own), writes=True
+        )
         if answer == [-1]:
             raise self._history.gone()
         before, self._history.largest, *verdicts = answer
@@ -151,6 +152,10 @@ class RedisStore:
                 arguments += (place, write.expected, len(write.records))
                 arguments += [record.data for record in write.records]
         return keys, arguments
+
+    def _behind(self, value: int) -> Sequence[Command]:
+        """What waits for replicas. It writes, as a connection that wrote nothing has nothing that it could wait for."""
+        return () if self._waits is None else (("SET", self._space.waited, value), self._waits)
 
     def _confirm(self, reply: int | list[int]) -> None:
         """Raise `OutcomeUnknown` unless as many replicas have it as was asked for.
@@ -196,9 +201,8 @@ class RedisStore:
         self, kind: str, name: str, value: bytes, *, expected: int, transaction: object | None = None
     ) -> int:
         what, keys = f"{kind} {name!r}", [self._space.slot(kind, name), self._space.meta]
-        behind = () if self._waits is None else (self._waits,)
         revision, *confirmed = await self._append_line.run(
-            what, SAVE, keys, [self._history.identity, expected, value], *behind, writes=True
+            what, SAVE, keys, [self._history.identity, expected, value], *self._behind(expected), writes=True
         )
         if revision == -2:
             raise self._history.gone()
