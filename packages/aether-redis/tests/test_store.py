@@ -377,9 +377,13 @@ async def test_whoever_repeats_a_write_waits_for_replicas_too(made: Made, until:
 async def test_a_replica_confirms_what_is_on_its_disk(made: Made, until: Callable[..., Any]) -> None:
     primary, replica = made(), made(appendonly="no")
     await replicating(primary, replica, until)
+    commit = [Write("a", 0, (NewRecord(1, "id", "A", b"{}"),))]
     async with waiting_driver(primary) as driver:
-        with pytest.raises(OutcomeUnknown):
-            await driver.append([Write("a", 0, (NewRecord(1, "id", "A", b"{}"),))])
+        if (await primary.ask("COMMAND", "INFO", "WAITAOF"))[0] is None:  # Redis 7.0 only tells who has it
+            assert await driver.append(commit) == 1
+        else:
+            with pytest.raises(OutcomeUnknown):
+                await driver.append(commit)
         with pytest.raises(OutcomeUnknown):
             driver._confirm([0, 1])  # the replica has it on its disk, the primary has not
         driver._confirm([1, 1])
