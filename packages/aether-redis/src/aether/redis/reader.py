@@ -94,7 +94,7 @@ class Reader:
     async def _entries(self, what: str, positions: Sequence[int], *, reverse: bool) -> Sequence[Row]:
         """The entries at these positions, as many of the first of them as one page takes."""
         if self._history.largest * len(positions) > 2 * PAGE_BYTES:
-            return await self._bounded(what, [(position, position) for position in positions])
+            return await self._bounded(what, list(_runs(positions)))
         ranges = _runs(positions[::-1] if reverse else positions)
         commands = [("XRANGE", self._space.events, first, last) for first, last in ranges]
         replies = await self._line.call(what, *commands, writes=False)
