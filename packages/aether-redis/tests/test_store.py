@@ -22,6 +22,7 @@ from aether.core import (
 from aether.core.scope import Scope
 from aether.core.spi import NewRecord, Write
 from aether.core.url import BackendURL
+from aether.redis import follow
 from aether.redis.servers import RedisServer
 from aether.redis.store import RedisStore
 
@@ -413,6 +414,34 @@ async def test_a_server_that_keeps_nothing_is_another_store_afterwards(made: Mad
             await store.append(event("a", 4))
         with pytest.raises(StoreIdentityChanged):
             await store.version("a")
+
+
+async def test_a_tail_gives_up_on_a_server_that_does_not_come_back(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that waits for something new; who asks again goes on where it was."""
+    monkeypatch.setattr(follow, "_PATIENCE", 0.1)
+    server = made()
+    driver = driver_of(server, "patient")
+    await driver.open()
+    try:
+        async with driver.tail(after=0) as tail:
+            waiting = asyncio.create_task(tail.page(10))
+            await driver.append([Write("a", 0, (NewRecord(1, "1", "A", b"{}"),))])
+            assert [one.version for one in await waiting] == [1]
+            waiting = asyncio.create_task(tail.page(10))
+            await asyncio.sleep(0)
+            server.kill()
+            with pytest.raises(Unavailable):
+                await waiting
+            server.start_now()
+            await driver.append([Write("a", 1, (NewRecord(2, "2", "A", b"{}"),))])
+            while True:
+                try:
+                    assert [one.version for one in await tail.page(10)] == [2]
+                    break
+                except Unavailable:
+                    pass
+    finally:
+        await driver.close()
 
 
 # --- The bus ---

@@ -62,6 +62,8 @@ class Follower:
 
     async def start(self) -> None:
         """Begin at the present end, unless it runs already. Raises `Unavailable`."""
+        if self._task is not None and self._task.done():
+            self._task.result()  # raises what it has ended with, if that is no failure that it knows
         if self._task is None:
             last = await self._reader.head()
             if self._task is None and self._tails:
@@ -91,7 +93,7 @@ class Follower:
         return [self._ring[place] for place in range(start, min(start + limit, len(self._ring)))]
 
     async def wait(self) -> None:
-        """Wait until something has happened."""
+        """Wait until something has happened. Raises `Unavailable` once nothing but failures have for a while."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.add(waiter)
         try:
@@ -102,13 +104,17 @@ class Follower:
     # --- The task ---
 
     async def _follow(self) -> None:
-        pause = _BACK_OFF[0]
+        clock = asyncio.get_running_loop().time
+        healthy, pause = clock(), _BACK_OFF[0]
         try:
             while True:
                 try:
                     rows = await self._read()
-                    pause = _BACK_OFF[0]
-                except Unavailable:
+                    healthy, pause = clock(), _BACK_OFF[0]
+                except Unavailable as error:
+                    if clock() - healthy > _PATIENCE:
+                        self._wake(error)  # it goes on, for those who ask again
+                        healthy = clock()
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _BACK_OFF[1])
                     continue
@@ -145,10 +151,14 @@ class Follower:
         while len(self._ring) > 1 and (len(self._ring) > _RING_EVENTS or self._bytes > PAGE_BYTES):
             self._bytes -= len(self._ring.popleft().data)
 
-    def _wake(self) -> None:
+    def _wake(self, error: Unavailable | None = None) -> None:
         for waiter in self._waiting:
-            if not waiter.done():
+            if waiter.done():
+                continue
+            if error is None:
                 waiter.set_result(None)
+            else:
+                waiter.set_exception(error)
 
 
 class RedisTail:
