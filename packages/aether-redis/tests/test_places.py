@@ -1,5 +1,7 @@
 """Clusters and sentinels: whoever has the namespace is found, also when that changes."""
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -55,6 +57,7 @@ async def test_a_cluster_from_any_of_its_nodes(tmp_path: Path) -> None:
                 async with place.election.lead("billing", ttl=5) as term:
                     assert term.token == 1
         await follow_a_slot(cluster, spaces)
+        await write_while_a_slot_moves(cluster, spaces)
         await one_bus(cluster)
 
 
@@ -69,6 +72,31 @@ async def follow_a_slot(cluster: RedisCluster, spaces: dict[RedisServer, str]) -
         await store.append(event("x", 3))
         assert [(await anext(events))[1].version for _ in range(2)] == [2, 3]
         assert [one.version async for one in store.read("x")] == [1, 2, 3]
+
+
+async def write_while_a_slot_moves(cluster: RedisCluster, spaces: dict[RedisServer, str]) -> None:
+    """Two batches are under way when it goes, and comes back: each commit is stored once, whatever it was answered."""
+    source, target = cluster.servers[0], cluster.servers[2]
+    name = spaces[source]
+    async with open_store(cluster.url, namespace=name, timeout=30.0) as store, store.subscribe() as events:
+        moving = True
+
+        async def write(actor: str) -> int:
+            version = 0
+            while moving or version < 5:
+                version += 1
+                assert not (await store.append(event(actor, version))).replayed
+            return version
+
+        writers = [asyncio.create_task(write(f"w{number}")) for number in range(64)]
+        for there, back in ((source, target), (target, source), (source, target)):
+            await move(cluster, key_slot(Space(name).meta), there, back)
+        moving = False
+        written = dict(zip([f"w{number}" for number in range(64)], await asyncio.gather(*writers), strict=True))
+        found = Counter([one.actor_id async for _, one in store.feed(actors="w*")])
+        assert found == written
+        seen = [(await anext(events))[1] for _ in range(sum(written.values()) + 2)]
+        assert [one.id for one in seen] == [one.id async for _, one in store.feed()]
 
 
 async def one_bus(cluster: RedisCluster) -> None:
