@@ -74,7 +74,6 @@ async def moves(rounds: int) -> None:
     async with server() as url, AsyncExitStack() as stack:
         nodes = [Node(f"n{number}", url, ttl=TTL, shards=SHARDS) for number in range(4)]
         for node in nodes:
-            stack.enter_context(node.link)
             stack.push_async_callback(node.kill)
         three, fourth = nodes[:3], nodes[3]
         for node in three:

@@ -106,6 +106,11 @@ class Link:
     ) -> None:
         self.close()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it listens."""
+        return self._loop is not None
+
     def port(self, target: Address) -> int:
         """The port on 127.0.0.1 that leads to a target."""
         return self._ports[target]
