@@ -56,10 +56,10 @@ class Follower:
         self._clock = clock
         self._poll = min(max(ttl * _POLL, _SHORTEST_POLL), _LONGEST_POLL)
         self._lock = asyncio.Lock()
-        self._behind = Signal()
+        self._behind = asyncio.Event()  # stays set: what is said during a read is for the next one
         self._unsaid: dict[str, bool] = {}
         self._unsaid_signal = Signal()
-        self._looks = Signal()
+        self._looks = asyncio.Event()
         self.state: ClusterState = EMPTY
         self.changed = Signal()
         self.watchers: list[Watcher] = []
@@ -177,10 +177,12 @@ class Follower:
     async def look(self) -> None:
         """Wait until somebody hints at news in the register."""
         await self._looks.wait()
+        self._looks.clear()
 
     async def run(self) -> None:
         """Follow for ever. Outages are waited for."""
         while True:
+            self._behind.clear()
             with suppress(*PASSING):
                 await self.sync()
             with suppress(TimeoutError):
