@@ -156,6 +156,50 @@ def test_living_nodes_hand_over_in_waves_and_only_what_was_acknowledged_is_assig
     assert step.release == {"a": revoked}
     assert step.assign == {"b": revoked}
     assert len(step.revoke["a"]) == 2
+    assert step.heirs == {"b": step.revoke["a"]}
+
+
+def test_an_heir_gets_what_it_was_promised_whatever_the_plan_is_by_then() -> None:
+    """It may own it already. That it drains by now, or that there are others, comes after."""
+    state = state_of(member("a"), member("b"), member("c"), owners="aaaaabbb")
+    leases = {"a": track("a"), "b": track("b"), "c": track("c")}
+    (step,) = due(state, leases, RULES, now=0.0).changes
+    assert isinstance(step, ShardsMoved)
+    assert list(step.heirs) == ["c"]
+    promised = step.heirs["c"]
+    state = apply(state, step)
+    leases |= {"c": track("c", draining=True), "a": track("a", applied=state.version)}
+    changes, _ = due(state, leases, RULES, now=0.0)
+    for change in changes:
+        state = apply(state, change)
+    assert [state.owners[shard] for shard in promised] == ["c", "c"]
+    (again,) = due(state, leases, RULES, now=0.0).changes
+    assert isinstance(again, ShardsMoved)
+    assert again.revoke == {"c": promised}
+
+
+def test_what_an_heir_was_promised_is_its_own_for_the_plan() -> None:
+    """Else a node that joins in the middle would get what is the heir's, and the heir something else for it."""
+    state = state_of(member("a"), member("b"), member("c"), owners="aaaaabbb")
+    leases = {node: track(node) for node in "abc"}
+    (step,) = due(state, leases, RULES, now=0.0).changes
+    state = apply(state, step)
+    _, more = due(state, {**leases, "d": track("d")}, Rules(wave=1.0, debounce=0.0), now=0.0).changes
+    assert isinstance(more, ShardsMoved)
+    assert list(more.heirs) == ["d"]
+    assert {node: len(shards) for node, shards in more.revoke.items()} == {"a": 1, "b": 1}
+
+
+def test_an_heir_keeps_its_promise_when_the_owner_dies() -> None:
+    state = state_of(member("a"), member("b"), member("c"), owners="aaaaabbb")
+    leases = {"a": track("a"), "b": track("b"), "c": track("c")}
+    (step,) = due(state, leases, RULES, now=0.0).changes
+    assert isinstance(step, ShardsMoved)
+    state = apply(state, step)
+    for change in due(state, {**leases, "a": track("a", 1, holder="")}, RULES, now=0.0).changes:
+        state = apply(state, change)
+    assert [state.owners[shard] for shard in step.heirs["c"]] == ["c", "c"]
+    assert sorted(state.owners) == ["b"] * 4 + ["c"] * 4
 
 
 def test_who_drains_gives_everything_away_and_gets_nothing() -> None:

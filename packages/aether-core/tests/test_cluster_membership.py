@@ -19,6 +19,7 @@ from aether.core.cluster.membership import (
     change_of,
     event_of,
     evolve,
+    owner_of,
 )
 
 A, B = Member("a", 1, "a/1/1"), Member("b", 1, "b/1/1")
@@ -30,6 +31,8 @@ HISTORY: list[Change] = [
     ShardsMoved(1, assign={"a": [0, 1, 2], "b": [3]}),
     ShardsMoved(1, revoke={"a": [2]}),
 ]
+
+PROMISED: list[Change] = [*HISTORY[:-1], ShardsMoved(1, revoke={"a": [2]}, heirs={"b": [2]})]
 
 
 def state_of(changes: list[Change]) -> ClusterState:
@@ -56,6 +59,57 @@ def test_hand_over() -> None:
     state = apply(state_of(HISTORY), ShardsMoved(1, release={"a": [2]}, assign={"b": [2]}))
     assert state.owners == ("a", "a", "b", "b")
     assert state.revoking == {}
+
+
+def test_an_heir_owns_from_the_acknowledgement_on() -> None:
+    state = state_of(PROMISED)
+    assert (state.owners, state.revoking, state.heirs) == (("a", "a", "a", "b"), {2: 6}, {2: "b"})
+    asked: list[Member] = []
+
+    def acknowledged(member: Member) -> int:
+        asked.append(member)
+        return 6
+
+    assert owner_of(state, 2, acknowledged) == "b"
+    assert asked == [A]
+    assert owner_of(state, 2, lambda _: 5) == ""
+    assert owner_of(state_of(HISTORY), 2, lambda _: 6) == ""
+    assert [owner_of(state, shard, lambda _: 0) for shard in (0, 3)] == ["a", "b"]
+    stored = msgspec.json.decode(msgspec.json.encode(state))
+    assert msgspec.convert(stored, ClusterState, str_keys=True) == state
+    settled = apply(state, ShardsMoved(1, release={"a": [2]}, assign={"b": [2]}))
+    assert (settled.owners, settled.revoking, settled.heirs) == (("a", "a", "b", "b"), {}, {})
+
+
+def test_what_has_an_heir_is_the_heirs_when_its_owner_leaves() -> None:
+    """It may have taken it long ago."""
+    state = apply(state_of(PROMISED), MemberLeft(1, "a", 1, "expired"))
+    assert (state.owners, state.revoking, state.heirs) == (("", "", "b", "b"), {}, {})
+
+
+def test_an_heir_that_leaves_inherits_nothing() -> None:
+    state = apply(state_of(PROMISED), MemberLeft(1, "b", 1, "expired"))
+    assert (state.owners, state.revoking, state.heirs) == (("a", "a", "a", ""), {2: 6}, {})
+    state = apply(state, MemberJoined(1, Member("b", 2, "b/2/1")))
+    assert owner_of(state, 2, lambda _: 6) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (ShardsMoved(1, release={"a": [2]}), "the heir's, 'b'"),
+        (ShardsMoved(1, release={"a": [2]}, assign={"a": [2]}), "the heir's, 'b'"),
+        (ShardsMoved(1, revoke={"a": [0]}, heirs={"c": [0]}), "'c' cannot be an heir"),
+        (ShardsMoved(1, revoke={"a": [0]}, heirs={"a": [0]}), "'a' cannot be an heir"),
+        (ShardsMoved(1, revoke={"a": [0]}, heirs={"b": [0, 0]}), "shard 0 has an heir"),
+        (ShardsMoved(1, heirs={"b": [0]}), "shard 0 is not revoked here"),
+        (ShardsMoved(1, heirs={"b": [2]}), "shard 2 is not revoked here"),
+        (ShardsMoved(1, heirs={"b": [4]}), "no such shard"),
+    ],
+)
+def test_a_promise_is_kept(change: Change, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        apply(state_of(PROMISED), change)
 
 
 def test_who_leaves_frees_its_shards_and_is_remembered() -> None:

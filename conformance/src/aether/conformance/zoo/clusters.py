@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from aether.conformance.zoo import breaks
-from aether.core.cluster import duties, presence
-from aether.core.cluster.follower import Follower
+from aether.core.cluster import duties, membership, presence
+from aether.core.cluster.follower import PASSING, Follower
 from aether.core.cluster.host import Host
 from aether.core.cluster.leader import Leader
 from aether.core.cluster.membership import ClusterState, Member
@@ -29,6 +30,35 @@ def assigns_without_acknowledgement(original: Any) -> Any:
     return lambda member, lease: 2**31
 
 
+@breaks(presence, "owner_of", found_by=f"test_an_heir_owns_nothing_before_the_acknowledgement {_FAULTS}")
+def inherits_before_the_acknowledgement(original: Any) -> Any:
+    """An heir takes its shards when it is named, not when their owner has given them up."""
+    return lambda state, shard, acknowledged: original(state, shard, lambda member: 2**31)
+
+
+@breaks(NodeWatch, "acknowledged", found_by="test_only_the_owner_itself_acknowledges_to_the_heir")
+def inherits_by_what_another_incarnation_says(original: Any) -> Any:
+    """What the next process of that name has followed counts as what the owner has given up."""
+    return lambda self, member: self._acknowledged.get(member.id, ("", 0, 0))[2]
+
+
+@breaks(membership, "_leave", found_by="test_what_an_heir_has_taken_stays_its_own_when_the_owner_dies")
+def forgets_heirs_when_the_owner_dies(original: Any) -> Any:
+    """Shards of the dead are free, also those that an heir has taken: somebody else gets them."""
+    return lambda state, change: original(
+        msgspec.structs.replace(
+            state, heirs={s: heir for s, heir in state.heirs.items() if state.owners[s] != change.id}
+        ),
+        change,
+    )
+
+
+@breaks(duties, "_planned", found_by="test_what_an_heir_was_promised_is_its_own_for_the_plan")
+def plans_without_heirs(original: Any) -> Any:
+    """The plan takes what was promised for free: it moves once more than it must."""
+    return lambda state, shard, before: "" if shard in state.revoking else before
+
+
 @breaks(Presence, "_call", found_by="test_a_shard_is_nobody_elses_before_its_handlers_have_ended")
 def does_not_wait_for_its_handlers(original: Any) -> Any:
     """The handlers of a loss are not waited for."""
@@ -43,10 +73,8 @@ def does_not_wait_for_its_handlers(original: Any) -> Any:
 def owns_what_was_revoked(original: Any) -> Any:
     """A node goes on to own what it has to give up, until somebody else gets it."""
 
-    def owned(state: ClusterState, node: str, *, incarnation: int, holder: str) -> frozenset[int]:
-        owned: frozenset[int] = original(
-            msgspec.structs.replace(state, revoking={}), node, incarnation=incarnation, holder=holder
-        )
+    def owned(state: ClusterState, node: str, **rest: Any) -> frozenset[int]:
+        owned: frozenset[int] = original(msgspec.structs.replace(state, revoking={}, heirs={}), node, **rest)
         return owned
 
     return owned
@@ -56,7 +84,7 @@ def owns_what_was_revoked(original: Any) -> Any:
 def owns_what_its_name_owned(original: Any) -> Any:
     """A node that has lost its lease and has another one goes on with the shards of the first."""
 
-    def owned(state: ClusterState, node: str, *, incarnation: int, holder: str) -> frozenset[int]:
+    def owned(state: ClusterState, node: str, **rest: Any) -> frozenset[int]:
         return frozenset(shard for shard, owner in enumerate(state.owners) if owner == node)
 
     return owned
@@ -155,6 +183,25 @@ def reuses_incarnations(original: Any) -> Any:
         return 0
 
     return floor
+
+
+# --- Following ---
+
+
+@breaks(Follower, "run", found_by="test_a_hint_that_comes_during_a_read_is_not_lost")
+def forgets_hints_that_come_during_a_read(original: Any) -> Any:
+    """A node that is reading does not hear that there is more by now: it learns of it when it looks by itself."""
+
+    async def run(self: Follower) -> None:
+        while True:
+            with suppress(*PASSING):
+                await self.sync()
+            self._behind.clear()
+            with suppress(TimeoutError):
+                async with self._clock.timeout(self._poll):
+                    await self._behind.wait()
+
+    return run
 
 
 # --- Commands ---

@@ -115,7 +115,9 @@ class Cluster:
             profile=profile,
             ttl=ttl,
             drain_timeout=drain_timeout,
+            acknowledged=self._watch.acknowledged,
         )
+        self._watch.heard.append(self._presence.heard)
         self._router = Router(
             connection.bus, self._follower, self._presence, node=self.node, inbox=inbox, clock=self._clock
         )
@@ -206,7 +208,7 @@ class Cluster:
         """Whether this node still has shards that somebody else could take."""
         state = self._follower.state
         others = any(not member.draining for member in state.members.values() if member.id != self.node)
-        return self._presence.member is not None and others and self.node in state.owners
+        return self._presence.member is not None and others and self.node in (*state.owners, *state.heirs.values())
 
     async def _stop(self) -> None:
         await self._crew.stop()

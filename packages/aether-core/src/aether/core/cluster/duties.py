@@ -8,7 +8,8 @@
   a margin of a tenth before.
 * `acknowledged`: a shard that was revoked from a living node is free when that very incarnation has said that it
   applied the revocation.
-* `moves`: only free shards are assigned. The fold refuses everything else.
+* `moves`: only free shards are assigned, and those of which the heir was named when they were revoked go to the heir,
+  who needs the acknowledgement to own them, but not the leader. The fold refuses everything else.
 
 Whatever was seen may be stale: all of these facts stay true once they are.
 """
@@ -160,12 +161,13 @@ def moves(state: ClusterState, leases: Leases, *, before: Sequence[str], wave: f
     """The next step towards the plan, None when everything is as planned.
 
     `before` are the owners before the departures of this very step: a node that was replaced by its own next start
-    gets its shards back. Of shards on living nodes at most the part `wave` is on the move at once.
+    gets its shards back. Of shards on living nodes at most the part `wave` is on the move at once. What has an heir
+    is the heir's already, for the plan, too: it may be in use there.
     """
     weights = {node: member.weight for node, member in state.members.items() if not member.draining}
-    owners = state.owners
+    owners, heirs = state.owners, state.heirs
     freed = [shard for shard, at in state.revoking.items() if _acknowledged(state, leases, owners[shard]) >= at]
-    targets = plan(weights, ["" if shard in state.revoking else before[shard] for shard in range(state.shards)])
+    targets = plan(weights, [_planned(state, shard, before[shard]) for shard in range(state.shards)])
     free = [shard for shard, owner in enumerate(owners) if not owner] + freed
     away = [
         shard
@@ -173,13 +175,22 @@ def moves(state: ClusterState, leases: Leases, *, before: Sequence[str], wave: f
         if owner and targets[shard] and owner != targets[shard] and shard not in state.revoking
     ]
     room = max(1, int(state.shards * wave)) - (len(state.revoking) - len(freed))
+    away = away[: max(room, 0)]
     step = ShardsMoved(
         state.term,
         release=_by_node((owners[shard], shard) for shard in freed),
-        assign=_by_node((targets[shard], shard) for shard in sorted(free) if targets[shard]),
-        revoke=_by_node((owners[shard], shard) for shard in away[: max(room, 0)]),
+        assign=_by_node((to, shard) for shard in sorted(free) if (to := heirs.get(shard) or targets[shard])),
+        revoke=_by_node((owners[shard], shard) for shard in away),
+        heirs=_by_node((targets[shard], shard) for shard in away),
     )
     return step if step.release or step.assign or step.revoke else None
+
+
+def _planned(state: ClusterState, shard: int, before: str) -> str:
+    """Who has the shard, or will have it whatever happens; or had it before this step."""
+    if shard in state.revoking:
+        return state.heirs.get(shard, "")
+    return state.owners[shard] or before
 
 
 def _acknowledged(state: ClusterState, leases: Leases, node: str) -> int:

@@ -24,7 +24,7 @@ from aether.core.lease import TRANSIENT
 from aether.core.sharding import HASH
 from aether.core.store import EventStore
 
-_SNAPSHOT = "aether.cluster.1"
+_SNAPSHOT = "aether.cluster.2"
 _SNAPSHOT_EVERY = 100  # events
 _POLL = 0.05  # of the ttl: without a hint, how long an event may stay unnoticed
 _SHORTEST_POLL, _LONGEST_POLL = 0.02, 1.0  # seconds

@@ -8,6 +8,7 @@ What the fold refuses was not written by a sound leader. It raises `CorruptEvent
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -85,6 +86,8 @@ class ShardsMoved(msgspec.Struct, frozen=True):
     release: dict[str, list[int]] = {}
     assign: dict[str, list[int]] = {}
     revoke: dict[str, list[int]] = {}
+    heirs: dict[str, list[int]] = {}
+    """Who gets what is revoked here. An heir owns its shards from the acknowledgement on; it need not be told again."""
 
 
 Change = Formed | TermStarted | MemberJoined | MemberChanged | MemberLeft | ShardsMoved
@@ -116,6 +119,9 @@ class ClusterState(msgspec.Struct, frozen=True):
     revoking: dict[int, int] = {}
     """The shards that their owner has to give up, with the version that said so. It owns them no longer."""
 
+    heirs: dict[int, str] = {}
+    """The members that get shards which are being revoked, and may own them by now. Nobody else can get those."""
+
     retired: dict[str, int] = {}
     """The last incarnation of nodes that left, of the last thousand of them."""
 
@@ -129,6 +135,18 @@ class ClusterState(msgspec.Struct, frozen=True):
 
 
 EMPTY = ClusterState()
+
+Acknowledged = Callable[[Member], int]
+"""The version up to which this very incarnation has said that it gave up what it had to, 0 if it is not known."""
+
+
+def owner_of(state: ClusterState, shard: int, acknowledged: Acknowledged) -> str:
+    """The node that owns the shard as far as is known, empty while nobody does."""
+    at = state.revoking.get(shard)
+    if at is None:
+        return state.owners[shard]
+    heir = state.heirs.get(shard, "")
+    return heir if heir and acknowledged(state.members[state.owners[shard]]) >= at else ""
 
 
 def actor_of(cluster: str) -> str:
@@ -166,7 +184,8 @@ def apply(state: ClusterState, change: Change) -> ClusterState:
 
     MUST refuse: a second `Formed`; a term that is not higher than all before; a change of another term than the
     latest; a second incarnation of a node that has not left; a shard that is assigned while it is not free, or to
-    nobody; one that is revoked from a node that does not own it, or released without having been revoked.
+    nobody; one that is revoked from a node that does not own it, or released without having been revoked; one that
+    has an heir and goes to another; an heir of what is not revoked in the same change, or who is not a member.
     """
     match change:
         case Formed():
@@ -223,6 +242,7 @@ def _join(state: ClusterState, member: Member) -> ClusterState:
 
 
 def _leave(state: ClusterState, change: MemberLeft) -> ClusterState:
+    """Its shards are free, but for those with an heir: those are the heir's, who may have taken them long ago."""
     _same(state, change.id, change.incarnation)
     retired = {node: last for node, last in state.retired.items() if node != change.id}
     retired[change.id] = change.incarnation
@@ -231,26 +251,41 @@ def _leave(state: ClusterState, change: MemberLeft) -> ClusterState:
     return _next(
         state,
         members={node: member for node, member in state.members.items() if node != change.id},
-        owners=tuple("" if owner == change.id else owner for owner in state.owners),
+        owners=tuple(
+            state.heirs.get(shard, "") if owner == change.id else owner for shard, owner in enumerate(state.owners)
+        ),
         revoking={shard: at for shard, at in state.revoking.items() if state.owners[shard] != change.id},
+        heirs={
+            shard: heir for shard, heir in state.heirs.items() if heir != change.id and state.owners[shard] != change.id
+        },
         retired=retired,
     )
 
 
 def _move(state: ClusterState, change: ShardsMoved) -> ClusterState:
-    owners, revoking = list(state.owners), dict(state.revoking)
+    owners, revoking, heirs = list(state.owners), dict(state.revoking), dict(state.heirs)
+    promised: dict[int, str] = {}
     for node, shard in _each(change.release, len(owners)):
         _need(owners[shard] == node and shard in revoking, f"shard {shard} was not revoked from {node!r}")
         owners[shard] = ""
         del revoking[shard]
+        if shard in heirs:
+            promised[shard] = heirs.pop(shard)
     for node, shard in _each(change.assign, len(owners)):
         _need(node in state.members, f"{node!r} is no member")
         _need(not owners[shard], f"shard {shard} belongs to {owners[shard]!r}")
         owners[shard] = node
+    for shard, heir in promised.items():
+        _need(owners[shard] == heir, f"shard {shard} is the heir's, {heir!r}")
     for node, shard in _each(change.revoke, len(owners)):
         _need(owners[shard] == node and shard not in revoking, f"shard {shard} is not {node!r}'s to give up")
         revoking[shard] = state.version + 1
-    return _next(state, owners=tuple(owners), revoking=revoking, moved=state.version + 1)
+    for node, shard in _each(change.heirs, len(owners)):
+        _need(node in state.members and node != owners[shard], f"{node!r} cannot be an heir of shard {shard}")
+        _need(revoking.get(shard) == state.version + 1, f"shard {shard} is not revoked here")
+        _need(shard not in heirs, f"shard {shard} has an heir")
+        heirs[shard] = node
+    return _next(state, owners=tuple(owners), revoking=revoking, heirs=heirs, moved=state.version + 1)
 
 
 def _each(shards: dict[str, list[int]], count: int) -> list[tuple[str, int]]:

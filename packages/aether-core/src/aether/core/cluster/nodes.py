@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from aether.core.cluster._signal import Signal
+from aether.core.cluster.membership import Member
 from aether.core.election import Election
 from aether.core.encoding import MAX_VERSION
 from aether.core.errors import CorruptLease, Unavailable
@@ -120,6 +121,10 @@ class NodeWatch:
         were deserves the time to renew."""
 
         self.changed = Signal()
+        self.heard: list[Callable[[], None]] = []
+        """Called in the very step in which more was acknowledged."""
+
+        self._acknowledged: dict[str, tuple[str, int, int]] = {}  # by node: holder, token, and the version
 
     @property
     def _register(self) -> LeaseRegister:
@@ -163,6 +168,14 @@ class NodeWatch:
         """The seconds for which each node's lease has stood still."""
         now = self._clock.now()
         return {node: now - track.sighting.since for node, track in self.tracks.items()}
+
+    def acknowledged(self, member: Member) -> int:
+        """The version up to which this incarnation has given up what it had to, as far as was ever seen.
+
+        It stays true, whatever becomes of the lease: what was given up does not come back to that incarnation.
+        """
+        holder, token, version = self._acknowledged.get(member.id, ("", 0, 0))
+        return version if (holder, token) == (member.holder, member.incarnation) else 0
 
     async def reap(self, node: str, track: Track, *, incarnation: int) -> bool:
         """Make the end of an incarnation a fact: replace exactly the lease that was judged. Whether it was.
@@ -250,4 +263,15 @@ class NodeWatch:
                 held_since = track.held_since
         self.tracks[node] = Track(Sighting(revision, lease, now), held_since)
         self.changed.set()
+        self._hear(node, lease)
         return True
+
+    def _hear(self, node: str, lease: Lease | None) -> None:
+        profile = profile_of(lease)
+        if lease is None or profile is None:
+            return
+        holder, token, version = self._acknowledged.get(node, ("", 0, 0))
+        if (holder, token) != (lease.holder, lease.token) or version < profile.applied:
+            self._acknowledged[node] = lease.holder, lease.token, profile.applied
+            for heard in self.heard:
+                heard()

@@ -16,7 +16,7 @@ import msgspec
 
 from aether.core.cluster._signal import Signal
 from aether.core.cluster.follower import PASSING, Follower
-from aether.core.cluster.membership import Change, ClusterState, Member
+from aether.core.cluster.membership import Acknowledged, Change, ClusterState, Member, owner_of
 from aether.core.cluster.nodes import Profile, check_profile, node_lease
 from aether.core.cluster.notices import Notices, ShardsGained, ShardsLost
 from aether.core.election import Election
@@ -29,12 +29,22 @@ Shards = frozenset[int]
 Handler = Callable[[Shards], Awaitable[None]]
 
 
-def owned_by(state: ClusterState, node: str, *, incarnation: int, holder: str) -> Shards:
-    """The shards that this incarnation may use while its lease is valid: assigned to it, and not revoked."""
+def owned_by(state: ClusterState, node: str, *, incarnation: int, holder: str, acknowledged: Acknowledged) -> Shards:
+    """The shards that this incarnation may use while its lease is valid.
+
+    Those that are assigned to it and not revoked, and those whose heir it is, as soon as it has been acknowledged that
+    they were given up.
+    """
     member = state.members.get(node)
     if member is None or (member.incarnation, member.holder) != (incarnation, holder):
         return frozenset()
-    return frozenset(s for s, owner in enumerate(state.owners) if owner == node and s not in state.revoking)
+    inherited = [shard for shard, heir in state.heirs.items() if heir == node]
+    return frozenset(
+        shard
+        for some in ((s for s, owner in enumerate(state.owners) if owner == node), inherited)
+        for shard in some
+        if owner_of(state, shard, acknowledged) == node
+    )
 
 
 class Presence:
@@ -51,7 +61,9 @@ class Presence:
         profile: Profile,
         ttl: float,
         drain_timeout: float,
+        acknowledged: Acknowledged,
     ) -> None:
+        self._acknowledged = acknowledged
         self._election = election
         self._clock = election._clock
         self._follower = follower
@@ -90,13 +102,31 @@ class Presence:
             return None
         return member
 
+    def owner_of(self, shard: int) -> str:
+        """The node that owns the shard as far as this one knows, empty while nobody does. No I/O."""
+        return owner_of(self._follower.state, shard, self._acknowledged)
+
+    def heard(self) -> None:
+        """Look again at what was inherited: more has been acknowledged."""
+        if self._follower.state.heirs:
+            self._refresh(self._follower.state)
+            self._follower.changed.set()  # commands wait for that
+
     def _follow(self, change: Change | None, state: ClusterState) -> None:
         self._refresh(state)
 
     def _refresh(self, state: ClusterState) -> None:
         term = self.term
         self._mine = (
-            frozenset() if term is None else owned_by(state, self._node, incarnation=term.token, holder=term.holder)
+            frozenset()
+            if term is None
+            else owned_by(
+                state,
+                self._node,
+                incarnation=term.token,
+                holder=term.holder,
+                acknowledged=self._acknowledged,
+            )
         )
         self.changed.set()
 

@@ -121,8 +121,8 @@ class Router:
         if not state.shards:
             return None
         shard = shard_of(actor_id, state.shards)
-        node = state.owners[shard]
-        if not node or shard in state.revoking:
+        node = self._presence.owner_of(shard)
+        if not node:
             return None
         return Owner(node, state.members[node].incarnation, shard, state.version)
 
