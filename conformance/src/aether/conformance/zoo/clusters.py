@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from aether.conformance.zoo import breaks
+from aether.core import Cluster, EventStore
 from aether.core.cluster import duties, membership, presence
 from aether.core.cluster.follower import PASSING, Follower
 from aether.core.cluster.host import Host
@@ -88,6 +90,40 @@ def owns_what_its_name_owned(original: Any) -> Any:
         return frozenset(shard for shard, owner in enumerate(state.owners) if owner == node)
 
     return owned
+
+
+@breaks(Presence, "_call", found_by="test_a_handler_that_will_not_end_holds_nothing_up")
+def waits_for_handlers_that_were_cancelled(original: Any) -> Any:
+    """A handler that does not heed its cancellation holds its shards up for ever."""
+
+    async def call(self: Presence, handlers: list[Any], shards: frozenset[int]) -> None:
+        with suppress(TimeoutError):
+            async with self._clock.timeout(self._drain_timeout):
+                await asyncio.gather(*(handler(shards) for handler in handlers), return_exceptions=True)
+
+    return call
+
+
+@breaks(Presence, "_refresh", found_by="test_what_was_lost_and_is_back_was_lost_all_the_same")
+def forgets_what_is_back(original: Any) -> Any:
+    """What was lost, and is owned again before the handlers were told, counts as if it had never been lost."""
+
+    def refresh(self: Presence, state: ClusterState) -> None:
+        original(self, state)
+        self._gone = frozenset()
+
+    return refresh
+
+
+@breaks(Cluster, "close", found_by="test_closing_ends_a_join_at_once")
+def closes_without_ending_its_join(original: Any) -> Any:
+    """A node that is closed while it joins goes on to wait for its place."""
+
+    async def close(self: Cluster) -> None:
+        if self._state != "joining":
+            await original(self)
+
+    return close
 
 
 # --- Replacing leases ---
@@ -207,13 +243,38 @@ def forgets_hints_that_come_during_a_read(original: Any) -> Any:
 # --- Commands ---
 
 
+@breaks(Host, "_replay", found_by="test_what_was_kept_warm_is_not_believed_when_the_actor_comes_back")
+def keeps_what_it_was_loading(original: Any) -> Any:
+    """An actor that was lost while it was being loaded stays in memory, and is old when it comes back."""
+
+    async def replay(self: Any, actor_id: str) -> Any:
+        warm = await original(self, actor_id)
+        if warm is None:
+            warm = await original(self, actor_id)
+        self._warm[actor_id] = warm
+        return warm
+
+    return replay
+
+
+@breaks(EventStore, "read", found_by="test_a_repeat_is_never_answered_with_less_than_it_has_caused")
+def answers_repeats_from_a_server_that_is_behind(original: Any) -> Any:
+    """The events of a repeated command are read wherever, also where they have not arrived yet."""
+
+    def read(self: EventStore, actor_id: str, **options: Any) -> Any:
+        return original(self, actor_id, **{**options, "min_version": 0})
+
+    return read
+
+
 @breaks(Host, "_load", found_by="test_a_repeated_command_is_answered_from_the_log")
 def executes_repeats(original: Any) -> Any:
     """A command that comes twice is executed twice."""
 
-    async def load(self: Any, actor_id: str) -> Any:
-        warm = await original(self, actor_id)
-        warm.caused = {}
+    async def load(self: Any, actor_id: str, owned: Any) -> Any:
+        warm = await original(self, actor_id, owned)
+        if warm is not None:
+            warm.caused = {}
         return warm
 
     return load

@@ -125,6 +125,7 @@ class Cluster:
         self._crew = Crew(self._failed)
         self._state = "new"
         self._closing: asyncio.Task[None] | None = None
+        self._joining: asyncio.Timeout | None = None
         self._follower.watchers.append(self._tell)
 
     def _candidate(self, shards: int, rules: Rules) -> Leader:
@@ -145,22 +146,29 @@ class Cluster:
         """Join, and wait until the node is a member; `async with` does it for you.
 
         Raises `TimedOut` when there is no place or no leader within `join_timeout` seconds (4 ttl by default),
-        `ClusterMismatch` for another number of shards than the cluster's, and `Unavailable`.
+        `ClusterMismatch` for another number of shards than the cluster's, `Unavailable`, and `Closed` when it is
+        closed meanwhile.
         """
         if self._state != "new":
             raise RuntimeError(f"{self} was opened before")
-        self._state = "open"
+        self._state = "joining"
         try:
-            async with bounded(self._clock, f"joining as {self}", self._join_timeout):
+            async with bounded(self._clock, f"joining as {self}", self._join_timeout) as self._joining:
                 await self._follower.sync()
                 await self._start()
                 while self._presence.member is None:
                     await self._presence.changed.wait()
                     self._live()
-        except BaseException:
-            self._state = "closed"
-            await self._stop()
+            if self._state != "joining":
+                raise Closed(str(self))
+        except BaseException as error:
+            closed, self._state = self._state == "closed", "closed"
+            self._closing = asyncio.create_task(self._stop())
+            await asyncio.shield(self._closing)
+            if closed and isinstance(error, TimedOut):
+                raise Closed(str(self)) from None
             raise
+        self._state = "open"
         return self
 
     async def _start(self) -> None:
@@ -179,9 +187,14 @@ class Cluster:
             run(self._leader.run())
 
     async def close(self) -> None:
-        """Hand the shards over, then leave. May be called twice. Bounded by `join_timeout` seconds."""
-        if self._state == "new":
+        """Hand the shards over, then leave. May be called twice. Bounded by `join_timeout` seconds.
+
+        While `open()` is under way it only makes that end, with `Closed`.
+        """
+        if self._state in ("new", "joining"):
             self._state = "closed"
+            if self._joining is not None and not self._joining.expired():
+                self._joining.reschedule(asyncio.get_running_loop().time())
         if self._state == "open":
             self._state = "leaving"
             # A task of its own: cancelling one caller of close() must not leave the node half way out.
@@ -228,7 +241,7 @@ class Cluster:
     def _live(self) -> None:
         if self._crew.failure is not None:
             raise self._crew.failure
-        if self._state not in ("open", "leaving"):
+        if self._state not in ("joining", "open", "leaving"):
             raise Closed(str(self), never_opened=self._state == "new")
 
     async def __aenter__(self) -> Self:
@@ -362,11 +375,11 @@ class Cluster:
     def update(self, *, weight: float | None = None, meta: dict[str, Any] | None = None) -> None:
         """Change the weight or the meta of this node; the others learn of it soon."""
         self._live()
+        said: dict[str, Any] = {} if meta is None else {"meta": meta}
         if weight is not None:
             check_settings(self.node, weight=weight, ttl=self.ttl, shards=1)
-            self._presence.say(weight=float(weight))
-        if meta is not None:
-            self._presence.say(meta=meta)
+            said["weight"] = float(weight)
+        self._presence.say(**said)
 
     # --- Helpers ---
 

@@ -44,12 +44,12 @@ class Crew:
 
 
 @asynccontextmanager
-async def bounded(clock: Clock, what: str, seconds: float) -> AsyncIterator[None]:
+async def bounded(clock: Clock, what: str, seconds: float) -> AsyncIterator[asyncio.Timeout]:
     """Raise `TimedOut` from a block that takes longer."""
     limit = clock.timeout(seconds)
     try:
         async with limit:
-            yield
+            yield limit
     except TimeoutError:
         if not limit.expired():
             raise

@@ -51,6 +51,13 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     brake: float = 0.5
     """The part of the members that may be reaped within one ttl. More at once look like a mistake of the observer."""
 
+    def __post_init__(self) -> None:
+        for name in ("wave", "brake"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a part, above 0 and up to 1, not {getattr(self, name)!r}")
+        if not 0 <= self.debounce < math.inf:
+            raise ValueError(f"debounce is a number of seconds from 0 on, not {self.debounce!r}")
+
 
 Leases = Mapping[str, Track]
 

@@ -55,7 +55,10 @@ class Host(Generic[State, Told]):
         self._store = store
         self._decider = decider
         self._keep = keep
+        if keep < 1:
+            raise ValueError(f"keep is a number of actors from 1 on, not {keep!r}")
         self._warm: OrderedDict[str, _Warm[State]] = OrderedDict()
+        self._loading: dict[str, _Warm[State]] = {}
         self.conflicts = 0
         """How often an append met a version that somebody else had written."""
 
@@ -63,16 +66,20 @@ class Host(Generic[State, Told]):
         """Forget the actors for which `lost` is true: others may write to them from now on."""
         for actor_id in [actor_id for actor_id in self._warm if lost(actor_id)]:
             del self._warm[actor_id]
+        for actor_id in [actor_id for actor_id in self._loading if lost(actor_id)]:
+            del self._loading[actor_id]
 
     async def work(self, actor_id: str, batch: list[Asked], *, owned: Callable[[], bool]) -> None:
         """Handle commands of one actor. What is left unsettled when it returns is not this node's any more."""
         for attempt in range(1, _TRIES + 1):
-            warm = await self._load(actor_id)
+            warm = await self._load(actor_id, owned)
+            if warm is None:
+                return
             try:
                 caused = await self._commit(actor_id, warm, batch, owned)
             except VersionConflict:
                 self.conflicts += 1
-                del self._warm[actor_id]
+                self._warm.pop(actor_id, None)
                 if attempt == _TRIES:
                     raise
                 continue
@@ -96,17 +103,29 @@ class Host(Generic[State, Told]):
             except (PayloadTooLarge, CommitTooLarge) as error:
                 asked.refused(error)
 
-    async def _load(self, actor_id: str) -> _Warm[State]:
-        warm = self._warm.get(actor_id)
-        if warm is None:
-            warm = _Warm(self._decider.initial())
-            async for event in self._store.read(actor_id):
-                warm.take(event, self._decider)
-            self._warm[actor_id] = warm
-            if len(self._warm) > self._keep:
-                self._warm.popitem(last=False)
+    async def _load(self, actor_id: str, owned: Callable[[], bool]) -> _Warm[State] | None:
+        """The actor, replayed if need be; None if it is not ours any more."""
+        while (warm := self._warm.get(actor_id)) is None:
+            read = await self._replay(actor_id)
+            if not owned():
+                return None
+            if read is not None:
+                self._warm[actor_id] = read
+                if len(self._warm) > self._keep:
+                    self._warm.popitem(last=False)
         self._warm.move_to_end(actor_id)
         return warm
+
+    async def _replay(self, actor_id: str) -> _Warm[State] | None:
+        """The actor as it is stored; None if it was lost meanwhile: others may have written behind what was read."""
+        warm = self._loading[actor_id] = _Warm(self._decider.initial())
+        try:
+            async for event in self._store.read(actor_id):
+                warm.take(event, self._decider)
+            return warm if self._loading.get(actor_id) is warm else None
+        finally:
+            if self._loading.get(actor_id) is warm:
+                del self._loading[actor_id]
 
     async def _commit(
         self, actor_id: str, warm: _Warm[State], batch: list[Asked], owned: Callable[[], bool]
@@ -156,7 +175,8 @@ class Host(Generic[State, Told]):
             events = caused.get(asked.command.id)
             if events is None:
                 first, last = warm.caused[asked.command.id]
-                events = [event async for event in self._store.read(actor_id, after=first - 1, upto=last)]
+                read = self._store.read(actor_id, after=first - 1, upto=last, min_version=last)
+                events = [event async for event in read]
             asked.done(events)
 
 

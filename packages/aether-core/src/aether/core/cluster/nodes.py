@@ -26,6 +26,7 @@ from aether.core.term import check_meta
 _log = logging.getLogger("aether.cluster")
 
 _MAX_SHARDS = 65_536
+_MAX_WEIGHT = 1e9  # a sum of them stays a number
 _MAX_NODE = 128  # characters: the name of a lease has other parts, too
 
 # Parts of the ttl.
@@ -49,7 +50,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     shards: int
     hash: str
     inbox: str = ""
-    weight: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    weight: Annotated[float, msgspec.Meta(gt=0, le=_MAX_WEIGHT)] = 1.0
     meta: dict[str, Any] = {}
     draining: bool = False
     applied: int = 0
@@ -76,8 +77,8 @@ def check_settings(node: str, *, weight: float, ttl: float, shards: int) -> None
     """Raise `ValueError` for what no node can have."""
     if len(node) > _MAX_NODE:
         raise ValueError(f"a node's name has at most {_MAX_NODE} characters, {node[:20]!r}… has {len(node)}")
-    if not 0 < weight < math.inf:
-        raise ValueError(f"weight is a number above 0, not {weight!r}")
+    if not 0 < weight <= _MAX_WEIGHT:
+        raise ValueError(f"weight is a number above 0, up to {_MAX_WEIGHT:g}, not {weight!r}")
     if not MIN_TTL <= ttl <= MAX_TTL:
         raise ValueError(f"ttl is a number of seconds from {MIN_TTL:g} to {MAX_TTL:g}, not {ttl!r}")
     if type(shards) is not int or not 0 < shards <= _MAX_SHARDS:
@@ -112,7 +113,7 @@ class NodeWatch:
         )
         self._last_contact: float | None = None
         self._failed = False
-        self._unreadable: set[tuple[str, int]] = set()
+        self._unreadable: dict[str, int] = {}  # by node: the revision that was warned of
         self.tracks: dict[str, Track] = {}
         """What was seen, by node. A member whose lease is missing has a track of revision 0."""
 
@@ -247,8 +248,8 @@ class NodeWatch:
             lease = decode_lease(node_lease(self._cluster, node), revision, value) if revision else None
         except CorruptLease as error:
             lease = None
-            if (node, revision) not in self._unreadable:
-                self._unreadable.add((node, revision))
+            if self._unreadable.get(node) != revision:
+                self._unreadable[node] = revision
                 _log.warning("%s", error)
         return self._noted(node, revision, lease)
 

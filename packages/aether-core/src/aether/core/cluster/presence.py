@@ -74,6 +74,8 @@ class Presence:
         self._drain_timeout = drain_timeout
         self._mine: Shards = frozenset()
         self._handled: Shards = frozenset()  # what the handlers were last told of
+        self._gone: Shards = frozenset()  # what was lost since, also if it is here again
+        self._handling: set[asyncio.Task[None]] = set()
         self.profile = profile
         self.term: Term | None = None
         """The lease while there is one."""
@@ -116,7 +118,7 @@ class Presence:
         self._refresh(state)
 
     def _refresh(self, state: ClusterState) -> None:
-        term = self.term
+        term, before = self.term, self._mine
         self._mine = (
             frozenset()
             if term is None
@@ -128,6 +130,7 @@ class Presence:
                 acknowledged=self._acknowledged,
             )
         )
+        self._gone |= before - self._mine
         self.changed.set()
 
     # --- Its lease ---
@@ -185,19 +188,20 @@ class Presence:
         """Tell the handlers what was lost and gained, and acknowledge what was revoked, for ever."""
         while True:
             state, mine = self._follower.state, self.shards
-            lost = self._handled - mine
+            gone, self._gone = self._gone, frozenset()
+            lost = self._handled - (mine - gone)
             if lost:
-                self._handled &= mine
+                self._handled -= lost
                 self._notices.tell(ShardsLost(state.version, lost))
             # What came and went before the handlers were told of it may have been used all the same.
-            if given := lost | self._asked_for(state):
+            if given := lost | gone | self._asked_for(state):
                 await self._call(self.lost, given)
             self._acknowledge(state)
             if gained := (mine & self.shards) - self._handled:
                 self._handled |= gained
                 self._notices.tell(ShardsGained(state.version, gained))
                 await self._call(self.gained, gained)
-            if (self._follower.state, self.shards) == (state, mine) and self._handled == mine:
+            if (self._follower.state, self.shards) == (state, mine) and self._handled == mine and not self._gone:
                 await self._wait()
 
     async def _wait(self) -> None:
@@ -214,7 +218,9 @@ class Presence:
             changed.cancel()
 
     def _asked_for(self, state: ClusterState) -> Shards:
-        """The shards that were revoked from this node, and not given up yet."""
+        """The shards that were revoked from this incarnation, and not given up yet."""
+        if self.member is None:
+            return frozenset()
         return frozenset(
             shard
             for shard, at in state.revoking.items()
@@ -227,14 +233,29 @@ class Presence:
             self.say(applied=state.version, at_once=bool(self._asked_for(state)))
 
     async def _call(self, handlers: list[Handler], shards: Shards) -> None:
-        """Await the handlers, up to the bound: what they still do then is up to the fence."""
+        """Await the handlers, up to the bound: what they still do then is up to the fence.
+
+        Those that take longer are cancelled, and not waited for: not all of them heed that.
+        """
+        tasks = [asyncio.create_task(self._handle(handler, shards)) for handler in handlers]
+        self._handling.update(tasks)
+        for task in tasks:
+            task.add_done_callback(self._handling.discard)
         try:
             async with self._clock.timeout(self._drain_timeout):
-                for result in await asyncio.gather(*(handler(shards) for handler in handlers), return_exceptions=True):
-                    if isinstance(result, Exception):
-                        _log.error("cluster %r: a handler has failed", self._cluster, exc_info=result)
+                while running := [task for task in tasks if not task.done()]:
+                    await asyncio.wait(running)
         except TimeoutError:
             _log.warning(
                 "cluster %r: handlers took longer than %g s with %d shards; it goes on without them",
                 self._cluster, self._drain_timeout, len(shards),
             )  # fmt: skip
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _handle(self, handler: Handler, shards: Shards) -> None:
+        try:
+            await handler(shards)
+        except Exception:  # noqa: BLE001 - a shard is handed over whatever the user's code raises
+            _log.exception("cluster %r: a handler has failed", self._cluster)
