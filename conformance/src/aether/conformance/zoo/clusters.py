@@ -257,6 +257,19 @@ def keeps_what_it_was_loading(original: Any) -> Any:
     return replay
 
 
+@breaks(Host, "_continue", found_by="test_repeats_are_known_as_far_back_as_they_are_read")
+def forgets_commands_before_the_snapshot(original: Any) -> Any:
+    """A host that begins at a snapshot does not know the commands before it, and executes their repeats."""
+
+    async def begin(self: Any, actor_id: str, saved: Any) -> Any:
+        warm = await original(self, actor_id, saved)
+        if warm is not None:
+            warm.caused.clear()
+        return warm
+
+    return begin
+
+
 @breaks(EventStore, "read", found_by="test_a_repeat_is_never_answered_with_less_than_it_has_caused")
 def answers_repeats_from_a_server_that_is_behind(original: Any) -> Any:
     """The events of a repeated command are read wherever, also where they have not arrived yet."""
