@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
+from aether.core import Event
 from aether.core.cluster.follower import Follower
 from aether.core.cluster.membership import Formed, TermStarted
 from aether.core.sharding import HASH
@@ -58,5 +59,29 @@ def test_a_hint_that_comes_during_a_read_is_not_lost(world) -> None:
         await asyncio.sleep(SLOW / 2)  # the follower reads up to here, and the answer is on its way
         await leader.append([TermStarted(2, "a", "a/2")])
         assert await reaches(world, follower, 3) < 3 * SLOW  # two answers; without a hint it is a second
+
+    world.run(test)
+
+
+def test_a_subscription_lives_through_a_cut(world) -> None:
+    """The simulated store has a tail, too: what was stored meanwhile comes afterwards, once."""
+
+    async def test() -> None:
+        writer, machine = world.machine("a"), world.machine("b")
+        there, here = await writer.facades(timeout=TTL), await machine.facades(timeout=TTL)
+        came: list[int] = []
+
+        async def follow() -> None:
+            async with here.store.subscribe() as events:
+                async for _, event in events:
+                    came.append(event.version)
+
+        machine.start(follow())
+        for version in range(1, 7):
+            machine.link.cut = version in (3, 4)
+            await there.store.append(Event(type="Added", actor_id="x", version=version))
+            await asyncio.sleep(3.0)
+            assert len(came) == (2 if machine.link.cut else version)
+        assert came == [1, 2, 3, 4, 5, 6]
 
     world.run(test)

@@ -218,8 +218,10 @@ class FaultyStore(_Faulty):
         page: Page = await self.link.read(lambda: self._store.feed(after=after, upto=upto, limit=limit))
         return page
 
-    def tail(self, *, after: int) -> AbstractAsyncContextManager[Tail]:
-        raise NotImplementedError
+    @asynccontextmanager
+    async def tail(self, *, after: int) -> AsyncIterator[Tail]:
+        async with self._store.tail(after=after) as tail:
+            yield _FaultyTail(tail, self.link)
 
     async def load(self, kind: str, name: str) -> Slot | None:
         slot: Slot | None = await self.link.read(lambda: self._store.load(kind, name))
@@ -230,6 +232,24 @@ class FaultyStore(_Faulty):
     ) -> int:
         revision: int = await self.link.write(lambda: self._store.save(kind, name, value, expected=expected))
         return revision
+
+
+class _FaultyTail:
+    """Nothing gets lost on it, for that is promised; while the link is cut, or the machine dead, it waits."""
+
+    def __init__(self, tail: Tail, link: Link) -> None:
+        self._tail = tail
+        self._link = link
+        self._held: list[Stored] = []
+
+    async def page(self, limit: int) -> Sequence[Stored]:
+        if not self._held:
+            self._held = list(await self._tail.page(limit))
+        await asyncio.sleep(self._link.draw(self._link.delay[1]))
+        while self._link.cut or self._link.dead:  # noqa: ASYNC110 (links are broken by setting an attribute)
+            await asyncio.sleep(self._link.timeout / 10)
+        page, self._held = self._held[:limit], self._held[limit:]
+        return page
 
 
 class FaultyBus(_Faulty):
