@@ -38,6 +38,42 @@ def test_closing_ends_a_join_at_once(world, seconds: float) -> None:
     play(nodes, test)
 
 
+@pytest.mark.parametrize("which", ["_store", "_election"])
+def test_a_backend_that_closes_under_it_ends_everything(world, which: str) -> None:
+    """It owns nothing, every call says so, it can be closed, and others do not wait for its lease."""
+    nodes = Nodes(world)
+
+    async def test() -> None:
+        a, b = await nodes.all_up("ab")
+        await getattr(b, which).close()
+        assert await nodes.until(lambda: len(a.shards) == SHARDS) < TTL / 2
+        assert not b.shards
+        with pytest.raises(Closed):
+            await b.ask("order-1", command())
+        with pytest.raises(Closed):
+            await b.drain()
+        began = world.time
+        await b.close()
+        assert world.time - began < HOP
+        assert not b._crew._tasks
+
+    play(nodes, test)
+
+
+def test_a_node_that_may_not_lead_hears_of_its_shards_by_the_leader(world) -> None:
+    nodes = Nodes(world)
+
+    async def test() -> None:
+        await nodes.up("a")
+        b = await nodes.up("b", eligible=False)
+        await nodes.until(lambda: nodes.even("ab"))
+        assert not b._watch.tracks
+        await b.close()
+        await nodes.until(lambda: nodes.even("a"))
+
+    play(nodes, test)
+
+
 # --- Handlers ---
 
 
