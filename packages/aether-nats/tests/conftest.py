@@ -4,13 +4,16 @@ import asyncio
 import inspect
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import nats
 import pytest
+from nats.aio.client import Client
 
+from aether.core import EventStore, open_store
 from aether.core.scope import Scope
 from aether.core.url import BackendURL
 from aether.nats.connection import Connection, open_connection
@@ -18,6 +21,9 @@ from aether.nats.server import NatsCluster, NatsServer
 
 BOUND = 60.0
 """Seconds after which a test has failed, whatever it waits for. No test depends on being faster."""
+
+
+Body = Callable[[NatsServer, EventStore, Client], Awaitable[None]]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -45,6 +51,27 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
     server.start_now()
     yield server
     server.stop_now()
+
+
+@pytest.fixture
+def in_store(tmp_path: Path) -> Callable[[Body], None]:
+    """Run a test with a server of its own, an open store on it, and a plain client."""
+
+    def run(body: Body) -> None:
+        async def main() -> None:
+            async with (
+                NatsServer(tmp_path, sync_always=False) as server,
+                open_store(server.url, namespace="shop") as store,
+            ):
+                client = await nats.connect(server.url, reconnect_time_wait=0.05)
+                try:
+                    await asyncio.wait_for(body(server, store, client), BOUND)
+                finally:
+                    await client.close()
+
+        asyncio.run(main())
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from aether.core.spi import Page
 if TYPE_CHECKING:
     from aether.core.store import EventStore
 
-_TURNS = 2  # of the event loop, until a driver that works in a task of its own has sent its question
+TURNS = 2  # of the event loop, until a driver that works in a task of its own has sent its question
 
 
 class Ahead:
@@ -26,7 +26,7 @@ class Ahead:
         self._task = asyncio.get_running_loop().create_task(question)
         self._store._ahead.add(self._task)
         self._task.add_done_callback(self._ended)
-        for _ in range(_TURNS):
+        for _ in range(TURNS):
             await asyncio.sleep(0)
 
     def _ended(self, task: asyncio.Task[Page]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from aether.core._ahead import TURNS
 from aether.core.encoding import decode_event
 from aether.core.errors import Closed, CorruptEvent
 from aether.core.event import Event, Position
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
 class Subscription:
     """An endless iterator over `(position, event)`.
 
-    It pulls: it asks the backend for at most `buffer` events when it has none left, so a slow consumer holds no more
-    than that, slows nobody, and loses nothing. A cancelled wait loses nothing either; iterate again.
+    It pulls, and never holds more than `buffer` events, so a slow consumer slows nobody and loses nothing. While it
+    catches up, the next page is on its way before the last one is consumed. A cancelled wait loses nothing either;
+    iterate again.
     """
 
     def __init__(self, store: EventStore, after: Position, wanted: EventFilter, buffer: int) -> None:
@@ -31,8 +34,13 @@ class Subscription:
         self._wanted = wanted
         self._buffer = buffer
         self._waiting: deque[Stored] = deque()
+        self._ahead: asyncio.Task[Sequence[Stored]] | None = None
+        self._more = False
+        """Whether the last page was a full one: there is more then, or very nearly."""
+
         self._passed: Stored | None = None
         self._position = after
+        self._asked = buffer
         self._manager: AbstractAsyncContextManager[Tail] | None = None
         self._tail: Tail | None = None
         self._wait: asyncio.Timeout | None = None
@@ -51,7 +59,9 @@ class Subscription:
     @property
     def buffered(self) -> int:
         """How many events are held and not delivered yet."""
-        return len(self._waiting)
+        ahead = self._ahead
+        arrived = ahead is not None and ahead.done() and not ahead.cancelled() and ahead.exception() is None
+        return len(self._waiting) + (len(ahead.result()) if ahead is not None and arrived else 0)
 
     async def __aenter__(self) -> Self:
         if self._manager is not None:
@@ -79,8 +89,13 @@ class Subscription:
         self._store._subscriptions.discard(self)
         if self._wait is not None:
             self._wait.reschedule(asyncio.get_running_loop().time())
-        if self._manager is not None:
-            await self._manager.__aexit__(None, None, None)
+        try:
+            if self._ahead is not None:
+                self._ahead.cancel()
+                await asyncio.wait([self._ahead])
+        finally:
+            if self._manager is not None:
+                await self._manager.__aexit__(None, None, None)
 
     def __aiter__(self) -> Self:
         return self
@@ -88,6 +103,9 @@ class Subscription:
     async def __anext__(self) -> tuple[Position, Event]:
         while True:
             while self._waiting:
+                if self._more and 4 * len(self._waiting) <= self._buffer:
+                    await self._look_ahead(self._buffer - len(self._waiting))
+                    continue  # behind an await, where everything may be otherwise
                 stored = self._waiting[0]
                 event = self._wanted.decode(stored)
                 self._waiting.popleft()
@@ -106,6 +124,8 @@ class Subscription:
         """
         if not self._waiting:
             self._waiting.extend(await self._page())
+        if self._more:
+            await self._look_ahead(self._buffer)
         found: list[tuple[Position, Event]] = []
         waiting, decode, identity = self._waiting, self._wanted.decode, self._identity
         passed: Stored | None = None
@@ -128,17 +148,55 @@ class Subscription:
             self._position = found[-1][0]
         return found
 
-    async def _page(self) -> list[Stored]:
+    async def _look_ahead(self, room: int) -> None:
+        """Ask for the next page, and return before it is there: the server works while this one is consumed."""
+        self._more = False
+        if self._left or self._tail is None or self._ahead is not None:
+            return
+        self._asked = room
+        self._ahead = asyncio.get_running_loop().create_task(_page(self._tail, room))
+        self._ahead.add_done_callback(_heard)
+        try:
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self._ahead.cancel()  # nothing is consumed now
+            raise
+
+    async def _page(self) -> Sequence[Stored]:
         if self._left or self._tail is None:
             raise Closed("the subscription", never_opened=not self._left)
         if self._wait is not None:
             raise RuntimeError("two tasks iterate over one subscription; give each its own")
         try:
             async with asyncio.timeout(None) as self._wait:  # closing reschedules it to now, which ends the wait
-                return list(await self._tail.page(self._buffer))
+                page = await self._next_page(self._tail)
         except TimeoutError:
             if self._left:
                 raise Closed("the subscription") from None
             raise
         finally:
             self._wait = None
+        self._more = len(page) >= self._asked
+        return page
+
+    async def _next_page(self, tail: Tail) -> Sequence[Stored]:
+        ahead = self._ahead
+        if ahead is not None:
+            await asyncio.wait([ahead])
+            if self._left:
+                raise Closed("the subscription")
+            self._ahead = None
+            if not ahead.cancelled():
+                return ahead.result()
+        self._asked = self._buffer
+        return await tail.page(self._buffer)
+
+
+async def _page(tail: Tail, limit: int) -> Sequence[Stored]:
+    return await tail.page(limit)
+
+
+def _heard(task: asyncio.Task[Sequence[Stored]]) -> None:
+    if not task.cancelled():
+        task.exception()  # nobody may be left to hear of it

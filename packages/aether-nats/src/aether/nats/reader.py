@@ -7,7 +7,7 @@ import asyncio
 from aether.core.errors import CorruptEvent, StaleRead
 from aether.core.spi import Page, Stored
 from aether.nats.commits import INDEX_BITS, Commit, decode_chain, decode_records, sequence_of
-from aether.nats.log import BATCH, EventLog
+from aether.nats.log import BATCH, BATCH_BYTES, EventLog
 
 _ACTOR_BATCH = 2000
 _REVERSE_PAGE = 500
@@ -27,6 +27,7 @@ class Reader:
         """Where actors were read last: (first version, sequence) of a commit. True as long as it is this stream."""
 
         self._placed_at = 0
+        self._events_per_commit = 1  # in the last page of the feed
 
     async def actor(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
         """One page of an actor's events."""
@@ -143,23 +144,31 @@ class Reader:
         return max(low_version, 1), low_sequence
 
     async def feed(self, *, after: int, upto: int, limit: int) -> Page:
-        """One page of the events of all actors."""
+        """One page of the events of all actors, of no more than `limit`."""
+        commits = min(limit // self._events_per_commit + 2, BATCH)  # what is cut off is read again
+        records, more = await self.past(after=after, upto=upto, commits=commits)
+        return Page(records[:limit], more=more or len(records) > limit)
+
+    async def past(self, *, after: int, upto: int, commits: int, size: int = BATCH_BYTES) -> Page:
+        """One page of the events of all actors: all events of so many commits, of about `size` bytes at most."""
         deadline = asyncio.get_running_loop().time() + self._log.timeout
         start = max(sequence_of(after), 1)
         end = sequence_of(upto)
         while True:
-            bodies, last = await self._batch(start, None, min(limit + 1, BATCH, end - start + 1))
+            bodies, last = await self._batch(start, None, min(commits, end - start + 1), size)
             if bodies and last != start + len(bodies) - 1:
                 # Nothing can be deleted from this stream: a hole is a loss, and is never passed over.
                 reason = f"sequences {start} to {last} hold {len(bodies)} commits"
                 raise CorruptEvent(None, None, start << INDEX_BITS, reason)
             records = decode_records(bodies, start)
+            if bodies:
+                self._events_per_commit = max(1, len(records) // len(bodies))
             while records and records[-1].position > upto:
                 records.pop()
             if records and records[0].position <= after:
                 records = [record for record in records if record.position > after]
             if records:
-                return Page(records[:limit], more=last < end or len(records) > limit)
+                return Page(records, more=last < end)
             if bodies and last >= end:
                 return Page([], more=False)
             if bodies:
@@ -169,9 +178,11 @@ class Reader:
             else:
                 raise StaleRead(f"stream {self._log.stream!r}", wanted=f"sequence {end}", found=f"sequence {start - 1}")
 
-    async def _batch(self, sequence: int, subject: str | None, messages: int) -> tuple[list[bytes], int]:
+    async def _batch(
+        self, sequence: int, subject: str | None, messages: int, size: int = BATCH_BYTES
+    ) -> tuple[list[bytes], int]:
         async def ask(_: float) -> tuple[list[bytes], int]:
-            async with self._log.batch(sequence, subject=subject, messages=messages) as batch:
+            async with self._log.batch(sequence, subject=subject, messages=messages, size=size) as batch:
                 return await batch.result()
 
         return await self._log.patiently(ask)

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 import msgspec
 
 from aether.core.errors import CorruptEvent, StaleRead, StoreIdentityChanged, Unavailable
 from aether.core.event import new_id
-from aether.core.spi import Stored
+from aether.core.spi import Page, Stored
 from aether.nats.commits import INDEX_BITS, decode_commit, sequence_of
 from aether.nats.connection import ApiError, NoReply
 from aether.nats.log import EventLog
@@ -31,7 +32,8 @@ _SILENCE_SECONDS = 5.0  # more than two heartbeats: the consumer is gone
 _FORGET_SECONDS = 60  # the server drops a consumer that nobody pulls from; the next pull makes a new one
 _PULL_ROOM = 1 << 16
 _RETRY_SECONDS = 0.1
-_AHEAD = 8000  # events that a page of the past may hold undelivered; it ends at 4 MiB anyway
+_PAGE_COMMITS = 4000  # of the past; with large ones a page ends at 2 MiB, and there are two of them at most
+_PAGE_BYTES = 2 << 20
 _PULL_AGAIN = ("404", "408")  # nothing there, or the pull has expired
 
 
@@ -44,6 +46,8 @@ class JetStreamTail:
         self._after = after
         self._end = after
         self._ready: deque[Stored] = deque()
+        self._ahead: asyncio.Task[Page] | None = None
+        self._half = 0
         self._wake = asyncio.Event()
         self._consumer: str | None = None
         self._subscription = AsyncExitStack()
@@ -89,6 +93,8 @@ class JetStreamTail:
     async def _catch_up(self, limit: int) -> Sequence[Stored]:
         await self._log.ready()
         await self._check_history()
+        if self._ready:
+            return self._taken(limit)
         if self._after >= self._end:
             last = await self._log.last(self._log.subjects)
             if last is not None:
@@ -96,11 +102,39 @@ class JetStreamTail:
         if self._after >= self._end:
             await self._make_consumer()
             return ()
-        if not self._ready:
-            # More than was asked for: what is cut off would have to be read again, a whole commit for each event.
-            page = await self._reader.feed(after=self._after, upto=self._end, limit=max(limit, _AHEAD))
-            self._ready.extend(page.records)
+        page = await self._past()
+        if self._suspicious:  # what was asked across a loss may be of another history
+            return ()
+        self._ready.extend(page.records)
+        self._half = len(page.records) // 2 if page.more else -1
         return self._taken(limit)
+
+    async def _past(self) -> Page:
+        """The next page of the past, which may be on its way."""
+        ahead = self._ahead
+        if ahead is None:
+            return await self._ask(self._after)
+        await asyncio.wait([ahead])
+        self._ahead = None
+        if ahead.cancelled():  # with what was lost
+            return Page((), more=True)
+        return ahead.result()
+
+    def _ask(self, after: int) -> Coroutine[Any, Any, Page]:
+        # More than was asked for: what is cut off would have to be read again, a whole commit for each event.
+        return self._reader.past(after=after, upto=self._end, commits=_PAGE_COMMITS, size=_PAGE_BYTES)
+
+    async def _stop_looking(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.cancel()
+            await asyncio.wait([ahead])
+
+    def _look_ahead(self) -> None:
+        """Let the server work on the next page while the second half of this one is consumed."""
+        self._ahead = asyncio.get_running_loop().create_task(self._ask(self._ready[-1].position))
+        self._ahead.add_done_callback(_heard)
+        self._half = -1
 
     async def _check_history(self) -> None:
         """After a loss, make sure that what was delivered last still stands there: the stream may be restored."""
@@ -112,6 +146,7 @@ class JetStreamTail:
                 raise StoreIdentityChanged(place, "another event stands there, or none")
         if self._suspicious:
             self._ready.clear()
+            await self._stop_looking()
         self._suspicious = False
 
     async def _live(self, limit: int) -> Sequence[Stored]:
@@ -131,7 +166,10 @@ class JetStreamTail:
         return self._taken(limit)
 
     def _taken(self, limit: int) -> Sequence[Stored]:
-        return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
+        ready = self._ready
+        if 0 < len(ready) - limit <= self._half:
+            self._look_ahead()
+        return [ready.popleft() for _ in range(min(limit, len(ready)))]
 
     # --- The consumer ---
 
@@ -212,12 +250,18 @@ class JetStreamTail:
     async def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
         self._ready.clear()
+        await self._stop_looking()
         self._pulled = 0
         self._end = self._after
         await self._subscription.aclose()
         if consumer is not None:
             with suppress(Unavailable):  # best effort: the server forgets the consumer by itself
                 await self._log.connection.publish(f"$JS.API.CONSUMER.DELETE.{self._log.stream}.{consumer}", b"")
+
+
+def _heard(task: asyncio.Task[Page]) -> None:
+    if not task.cancelled():
+        task.exception()  # nobody may be left to hear of it
 
 
 def _sequence(reply: str) -> int:
