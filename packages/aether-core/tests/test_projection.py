@@ -2,35 +2,15 @@
 
 import asyncio
 import itertools
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from aether.core import START, CheckpointMoved, Event, EventStore, StaleToken, TimedOut, Unavailable
-from aether.core.projection import PARK, STOP, Consumer, batched, project, react, retry
+from aether.core import START, Event, EventStore, StaleToken, TimedOut, Unavailable
+from aether.core.projection import PARK, STOP, Consumer, batched, project, retry
 from aether.core.sharding import shard_of
-from aether.core.spi import Page, Stored
-from aether.core.state import Decider, NewEvent, execute, record
-from aether.memory import MemoryStore, NamespaceSpace
-
-
-class Store(MemoryStore):
-    """A store that can be down."""
-
-    down = False
-
-    async def feed(self, **kwargs: Any) -> Page:
-        return await self._up(super().feed(**kwargs))
-
-    async def load(self, *args: Any) -> Any:
-        return await self._up(super().load(*args))
-
-    async def _up(self, answer: Any) -> Any:
-        if self.down:
-            answer.close()
-            raise Unavailable("store", reason="no server")
-        return await answer
+from aether.core.spi import Stored
+from aether.core.state import NewEvent, record
 
 
 class Crash(BaseException):
@@ -64,22 +44,6 @@ async def put(store: EventStore, *names: str) -> None:
     """`aX` is an event of type X of actor a."""
     for one in names:
         await record(store, one[0], NewEvent(type=one[1:]))
-
-
-@pytest.fixture
-def run(world):
-    """Run a test in virtual time, with an open store, its space, and a machine's clock."""
-
-    def run(body):
-        async def main():
-            driver = Store(NamespaceSpace())
-            async with EventStore(driver, namespace="t", timeout=1.0) as store:
-                store.driver = driver
-                await body(store, world.machine().clock)
-
-        world.run(main)
-
-    return run
 
 
 async def settled(consumer: Consumer) -> None:
@@ -537,194 +501,5 @@ def test_partitions_divide_the_actors_and_keep_their_order(run):
             ]
         with pytest.raises(ValueError, match="began with partitions=3"):
             await project(store, "list", handler, on_error=STOP, clock=clock).run()
-
-    run(body)
-
-
-# --- Blue and green ---
-
-
-def test_a_new_version_is_built_beside_the_old_one_and_switched_to(run):
-    async def body(store, clock):
-        blue, green = View(), View()
-        await put(store, "aX", "bX")
-        async with project(store, "list", blue, on_error=STOP, clock=clock) as old:
-            await settled(old)
-            with pytest.raises(ValueError, match="never ran as version 2"):
-                await old.switch(2)
-            gate = asyncio.Event()
-
-            async def slow(event):
-                await gate.wait()
-                await green(event)
-
-            async with project(store, "list", slow, on_error=STOP, version=2, clock=clock) as new:
-                while new.states[0].state != "running":
-                    await clock.sleep(0.1)
-                with pytest.raises(TimedOut):
-                    await new.switch(2, timeout=1)
-                assert await old.active() == 1
-                await put(store, "aY")
-                gate.set()
-                await Consumer(store, "list").switch(2, timeout=50)
-                assert await Consumer(store, "list").active() == 2
-                await put(store, "aZ")
-                await settled(old)
-                await settled(new)
-        assert blue.seen == green.seen == ["a1X", "b1X", "a2Y", "a3Z"]
-        assert (await Consumer(store, "list").progress()).version == 2
-        assert (await Consumer(store, "list", version=1).progress()).version == 1
-
-    run(body)
-
-
-def test_a_version_may_be_switched_to_before_it_has_begun(run):
-    """Entering it only starts it: nobody can know when it has noted that it begins."""
-
-    async def body(store, clock):
-        view = View()
-        await put(store, "aX", "bX")
-        async with (
-            project(store, "list", View(), on_error=STOP, clock=clock) as old,
-            project(store, "list", view, on_error=STOP, version=2, clock=clock) as new,
-        ):
-            await new.switch(2, timeout=10)
-            assert await old.active() == 2
-            await settled(old)
-        assert view.seen == ["a1X", "b1X"]
-        with pytest.raises(ValueError, match="never ran as version 3"):
-            await project(store, "list", view, on_error=STOP, version=3, clock=clock).switch(3)
-
-    run(body)
-
-
-# --- Reactors ---
-
-
-def test_a_reactor_does_nothing_about_the_past_and_misses_nothing_afterwards(run):
-    async def body(store, clock):
-        for begin, past in (("now", []), (START, ["a1X"])):
-            key = "r" + str(begin)[:1]
-            async with EventStore(Store(NamespaceSpace()), namespace="t") as store:
-                await put(store, "aX")
-                view = View()
-                async with react(store, key, view, begin=begin, on_error=STOP, clock=clock) as running:
-                    await settled(running)
-                await put(store, "aY")  # while it stands still
-                async with react(store, key, view, begin=begin, on_error=STOP, clock=clock) as running:
-                    await settled(running)
-                assert view.seen == [*past, "a2Y"]
-
-    run(body)
-
-
-def test_a_reactor_that_began_on_an_empty_store_begins_there(run):
-    async def body(store, clock):
-        view = View()
-        running = react(store, "mail", view, begin="now", on_error=STOP, clock=clock)
-        await running._begun()  # and crashes
-        await put(store, "aX")
-        async with react(store, "mail", view, begin="now", on_error=STOP, clock=clock) as running:
-            await settled(running)
-        assert view.seen == ["a1X"]
-
-    run(body)
-
-
-def test_a_command_of_a_reactor_is_executed_once_and_names_its_cause(run):
-    async def body(store, clock):
-        await put(store, "oX")
-        counter = Decider(int, lambda count, _: count + 1, lambda _state, _command: [NewEvent(type="COUNTED")])
-
-        async def handler(event):
-            await execute(store, counter, "c", None, key=event.id)
-
-        for key in ("one", "two"):  # as behind a crash: the same event again
-            async with react(store, key, handler, begin=START, on_error=STOP, types={"X"}, clock=clock) as running:
-                await settled(running)
-        (cause,) = [event async for event in store.read("o")]
-        (counted,) = [event async for event in store.read("c")]
-        assert counted.metadata == {"causationid": cause.id, "correlationid": cause.id}
-
-    run(body)
-
-
-# --- Arguments, and the checkpoint itself ---
-
-
-def test_bad_arguments_are_refused(run):
-    async def body(store, clock):
-        for wrong in (
-            {"on_error": "stop"},
-            {"partitions": 0},
-            {"batch": 0},
-            {"version": 0},
-            {"types": [""]},
-        ):
-            with pytest.raises(ValueError):
-                project(store, "list", View(), **{"on_error": STOP, **wrong})
-        for wrong in ("", "a@2", "a#1", "x" * 240):
-            with pytest.raises(ValueError):
-                project(store, wrong, View(), on_error=STOP)
-        with pytest.raises(ValueError, match="begin"):
-            react(store, "r", View(), on_error=STOP, begin="start")
-        with pytest.raises(Exception, match="caller-transaction"):
-            await project(store, "list", View(), on_error=STOP, transaction=asynccontextmanager(lambda: None)).run()
-
-    run(body)
-    for wrong in ({"times": 0}, {"then": "go"}, {"first": 0.0}, {"first": 2.0, "longest": 1.0}):
-        with pytest.raises(ValueError):
-            retry(**wrong)
-
-
-def test_claims_are_unique_and_fence(run):
-    async def body(store, clock):
-        await put(store, "aX", "aY")
-        positions = [position async for position, _ in store.feed()]
-        claims = await asyncio.gather(*(store.claim_checkpoint("c") for _ in range(10)))
-        assert sorted(claim.token for claim in claims) == list(range(1, 11))
-        await store.save_checkpoint("c", positions[0], token=10, expected=START)
-        with pytest.raises(CheckpointMoved):
-            await store.save_checkpoint("c", positions[1], token=10, expected=positions[1])
-        with pytest.raises(StaleToken):
-            await store.save_checkpoint("c", positions[1], token=9)
-        assert await store.claim_checkpoint("c", token=20) == (positions[0], 20)
-        with pytest.raises(StaleToken):
-            await store.claim_checkpoint("c", token=19)
-        assert await store.checkpoint_token("c") == 20
-        assert await store.checkpoint_token("d") == 0
-
-    run(body)
-
-
-def test_a_checkpoint_whose_answer_was_lost_is_no_move(run):
-    async def body(store, clock):
-        from aether.core import OutcomeUnknown
-
-        await put(store, "aX")
-        head = await store.head()
-        save, lost = store.driver.save, [1]
-
-        async def saved(*args: Any, **kwargs: Any) -> int:
-            revision = await save(*args, **kwargs)
-            if lost:
-                lost.pop()
-                raise OutcomeUnknown("save", reason="no answer")
-            return revision
-
-        store.driver.save = saved
-        await store.save_checkpoint("c", head, token=1, expected=START)
-        assert await store.checkpoint("c") == head
-
-    run(body)
-
-
-def test_a_subscription_in_batches(run):
-    async def body(store, clock):
-        await put(store, "aX", "bX", "aY")
-        async with store.subscribe(actors="b", buffer=2) as events:
-            assert [event.actor_id for _, event in await events.batch()] == ["b"]
-            assert await events.batch() == []
-            assert events.position == await store.head()
 
     run(body)

@@ -168,3 +168,15 @@ def test_closing_leaves_no_page_on_its_way(virtual: Run, waits: bool) -> None:
         assert len(asyncio.all_tasks()) == 1
 
     virtual(main())
+
+
+def test_a_subscription_in_batches(run):
+    async def body(store, clock):
+        for actor, version in (("a", 1), ("b", 1), ("a", 2)):
+            await store.append(Event(type="T", actor_id=actor, version=version))
+        async with store.subscribe(actors="b", buffer=2) as events:
+            assert [event.actor_id for _, event in await events.batch()] == ["b"]
+            assert await events.batch() == []
+            assert events.position == await store.head()
+
+    run(body)

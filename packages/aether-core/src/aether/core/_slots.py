@@ -40,6 +40,25 @@ class _StoredCheckpoint(msgspec.Struct, frozen=True):
 
 
 _NO_CHECKPOINT = _StoredCheckpoint(str(START), 0)
+_LEFT = 1000
+
+
+class Left:
+    """The checkpoints as this store has left them: the next one goes on from there, in one round trip."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, _StoredCheckpoint]] = {}
+
+    def take(self, name: str) -> tuple[int, _StoredCheckpoint] | None:
+        """What is known of a checkpoint, which is not known then any more: whatever comes of it is to be `put`."""
+        return self._known.pop(name, None)
+
+    def put(self, name: str, revision: int, value: bytes) -> None:
+        """Remember what was written, and forget what was written longest ago."""
+        self._known.pop(name, None)
+        self._known[name] = revision, msgspec.json.decode(value, type=_StoredCheckpoint)
+        if len(self._known) > _LEFT:
+            del self._known[next(iter(self._known))]
 
 
 async def _change(
@@ -50,9 +69,10 @@ async def _change(
     *,
     timeout: float,
     transaction: object | None = None,
-) -> None:
+) -> Slot | None:
     """Replace a slot by what `change` makes of it, as often as somebody else is faster; None leaves it.
 
+    Returns what was written.
     `change` gives the same answer again for what it has written itself, so a write whose answer was lost is repeated.
     """
     clock = asyncio.get_running_loop().time
@@ -61,17 +81,17 @@ async def _change(
         slot = await driver.load(kind, name)
         value = change(slot)
         if value is None:
-            return
+            return None
         expected = 0 if slot is None else slot.revision
         try:
-            await driver.save(kind, name, value, expected=expected, transaction=transaction)
+            revision = await driver.save(kind, name, value, expected=expected, transaction=transaction)
         except RevisionConflict:
             continue  # somebody made progress: this ends
         except OutcomeUnknown:
             if transaction is not None or clock() >= deadline:
                 raise
             continue
-        return
+        return Slot(revision, value)
 
 
 # --- Snapshots ---
@@ -185,10 +205,13 @@ async def save_checkpoint(
     token: int,
     expected: Position | None,
     timeout: float,
+    left: Left,
     transaction: object | None = None,
 ) -> None:
     """Keep the position under the name, unless a higher token has written there, or it is not where it should be."""
     value = msgspec.json.encode(_StoredCheckpoint(str(position), token))
+    if transaction is None and await _goes_on(driver, name, value, left, token=token, expected=expected):
+        return
 
     def fenced(slot: Slot | None) -> bytes:
         kept = _NO_CHECKPOINT if slot is None else _decode_checkpoint(slot, name)
@@ -199,10 +222,32 @@ async def save_checkpoint(
             raise CheckpointMoved(name, expected=expected, found=Position.parse(kept.position))
         return value
 
-    await _change(driver, _CHECKPOINT, name, fenced, timeout=timeout, transaction=transaction)
+    written = await _change(driver, _CHECKPOINT, name, fenced, timeout=timeout, transaction=transaction)
+    if written is not None and transaction is None:
+        left.put(name, *written)
 
 
-async def claim_checkpoint(driver: StoreDriver, name: str, *, token: int | None, timeout: float) -> Claim:
+async def _goes_on(
+    driver: StoreDriver, name: str, value: bytes, left: Left, *, token: int, expected: Position | None
+) -> bool:
+    """Whether the checkpoint is still as it was left here, which allows this move, and was moved.
+
+    Revisions rise with every change: that the compare-and-set holds proves the token and the position as well.
+    """
+    known = left.take(name)
+    if known is None:
+        return False
+    revision, kept = known
+    if token < kept.token or (expected is not None and kept.position != str(expected)):
+        return False
+    try:
+        left.put(name, await driver.save(_CHECKPOINT, name, value, expected=revision), value)
+    except (RevisionConflict, OutcomeUnknown):
+        return False  # look what is there now: somebody else's, or perhaps this very one
+    return True
+
+
+async def claim_checkpoint(driver: StoreDriver, name: str, *, token: int | None, timeout: float, left: Left) -> Claim:
     """Raise the token, by default to one that nobody had, and return where the checkpoint is: in one step."""
     claimed = Claim(START, 0)
 
@@ -214,7 +259,9 @@ async def claim_checkpoint(driver: StoreDriver, name: str, *, token: int | None,
         claimed = Claim(_own(driver, name, kept), kept.token + 1 if token is None else token)
         return msgspec.json.encode(_StoredCheckpoint(kept.position, claimed.token))
 
-    await _change(driver, _CHECKPOINT, name, raised, timeout=timeout)
+    written = await _change(driver, _CHECKPOINT, name, raised, timeout=timeout)
+    if written is not None:
+        left.put(name, *written)
     return claimed
 
 

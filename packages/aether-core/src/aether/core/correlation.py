@@ -60,6 +60,10 @@ class handling:  # noqa: N801 - it reads as a function; as a class it costs a fi
         _current.reset(self._token)
 
 
+begin_handling, end_handling = _current.set, _current.reset
+"""`handling` in two halves, for the loop of a projection: a block would be a fifth of its work."""
+
+
 def current() -> dict[str, str]:
     """What an event that is appended now would get as metadata."""
     found: dict[str, str] = {}

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from aether.core import _slots
-from aether.core._ahead import Ahead
 from aether.core._commit import commit, plan_commit
+from aether.core._reading import read_actor, read_feed
 from aether.core.correlation import correlated
 from aether.core.encoding import decode_event
-from aether.core.errors import CorruptEvent, FeatureMissing, InvalidSnapshot, StaleRead, StoreIdentityChanged
+from aether.core.errors import FeatureMissing, InvalidSnapshot, StaleRead, StoreIdentityChanged
 from aether.core.event import START, Appended, Claim, Event, Position, Snapshot
 from aether.core.facade import Facade, leave_all
 from aether.core.features import Durability, Feature, Limits
@@ -21,7 +21,6 @@ from aether.core.scope import DEFAULT_TIMEOUT
 from aether.core.spi import Page, Stored, StoreDriver
 from aether.core.subscription import Subscription
 
-_FIRST_PAGE, _LARGEST_PAGE = 500, 8000  # events; pages of the feed double, a driver may always return less
 _RETRY_PAUSE = 0.02  # seconds between two looks at a server that is behind
 
 Answer = TypeVar("Answer")
@@ -51,6 +50,7 @@ class EventStore(Facade[StoreDriver]):
         self._require_durability = require_durability
         self._subscriptions: set[Subscription] = set()
         self._ahead: set[asyncio.Task[Page]] = set()
+        self._left = _slots.Left()
 
     async def _opened(self) -> None:
         if missing := self._require - self._driver.features:
@@ -149,41 +149,7 @@ class EventStore(Facade[StoreDriver]):
         check_name("actor id", actor_id)
         for name, value in (("after", after), ("upto", upto), ("limit", limit), ("min_version", min_version)):
             check_count(name, value)
-        return self._read(actor_id, after, upto, limit, reverse, min_version)
-
-    async def _read(
-        self, actor_id: str, after: int, upto: int | None, limit: int | None, reverse: bool, min_version: int
-    ) -> AsyncIterator[Event]:
-        if min_version:
-            await self.version(actor_id, min_version=min_version)
-        if limit == 0 or (upto is not None and upto <= after):
-            return
-        step = -1 if reverse else 1
-        expected = None if reverse else after + step
-        ahead = Ahead(self)
-        try:
-            page = await self._live().read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
-            while page.records:
-                last = page.records[-1].version
-                if limit is not None:
-                    limit -= len(page.records)
-                after, upto = (after, last - 1) if reverse else (last, upto)
-                more = page.more and limit != 0 and (upto is None or upto > after)
-                half = len(page.records) // 2  # who leaves early has asked for nothing in vain
-                for place, stored in enumerate(page.records):
-                    if place == half and more:
-                        question = self._live().read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
-                        await ahead.begin(question)
-                    if expected is not None and stored.version != expected:
-                        found = f"version {stored.version} stands there"
-                        raise CorruptEvent(actor_id, expected, stored.position, found)
-                    expected = stored.version + step
-                    yield decode_event(stored)
-                if not more:
-                    return
-                page = await ahead.page()
-        finally:
-            ahead.leave()
+        return read_actor(self, actor_id, after, upto, limit, reverse, min_version)
 
     async def version(self, actor_id: str, *, min_version: int = 0) -> int:
         """The actor's latest version, 0 if it is unknown.
@@ -223,43 +189,7 @@ class EventStore(Facade[StoreDriver]):
         check_count("limit", limit)
         _check_position("after", after)
         _check_position("min_position", min_position)
-        return self._feed(after, limit, EventFilter(types=types, actors=actors), min_position)
-
-    async def _feed(
-        self, after: Position, limit: int | None, wanted: EventFilter, min_position: Position
-    ) -> AsyncIterator[tuple[Position, Event]]:
-        if limit == 0:
-            return
-        order = await self._resume(after)
-        end = await self._end(min_position)
-        identity = self.identity
-        left = limit
-        size = _FIRST_PAGE
-        if order >= end:
-            return
-        ahead = Ahead(self)
-        try:
-            page = await self._live().feed(after=order, upto=end, limit=size)
-            while page.records:
-                order = page.records[-1].position
-                more = page.more and order < end
-                half = len(page.records) // 2
-                size = min(2 * size, _LARGEST_PAGE)
-                for place, stored in enumerate(page.records):
-                    if place == half and more:
-                        await ahead.begin(self._live().feed(after=order, upto=end, limit=size))
-                    event = wanted.decode(stored)
-                    if event is not None:
-                        yield Position.at(identity, stored.position, event.id), event
-                        if left is not None:
-                            left -= 1
-                            if left == 0:
-                                return
-                if not more:
-                    return
-                page = await ahead.page()
-        finally:
-            ahead.leave()
+        return read_feed(self, after, limit, EventFilter(types=types, actors=actors), min_position)
 
     async def _end(self, min_position: Position) -> int:
         if min_position.order and min_position.store != self.identity:
@@ -358,7 +288,14 @@ class EventStore(Facade[StoreDriver]):
         if expected is not None:
             _check_position("expected", expected)
         await _slots.save_checkpoint(
-            driver, name, position, token=token, expected=expected, timeout=self.timeout, transaction=connection
+            driver,
+            name,
+            position,
+            token=token,
+            expected=expected,
+            timeout=self.timeout,
+            left=self._left,
+            transaction=connection,
         )
 
     async def claim_checkpoint(self, name: str, *, token: int | None = None) -> Claim:
@@ -370,7 +307,7 @@ class EventStore(Facade[StoreDriver]):
         driver = self._live()
         check_name("checkpoint name", name)
         check_count("token", token)
-        return await _slots.claim_checkpoint(driver, name, token=token, timeout=self.timeout)
+        return await _slots.claim_checkpoint(driver, name, token=token, timeout=self.timeout, left=self._left)
 
     async def checkpoint(self, name: str) -> Position:
         """How far a consumer has come, `START` if nothing was kept. Raises `StoreIdentityChanged`."""

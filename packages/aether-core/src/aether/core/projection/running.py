@@ -18,6 +18,7 @@ from aether.core.errors import FeatureMissing, StaleToken
 from aether.core.event import START, Event, Position
 from aether.core.features import Feature
 from aether.core.filters import EventFilter
+from aether.core.projection.checkpoint import Checkpoint
 from aether.core.projection.consumer import Consumer
 from aether.core.projection.journal import Begun, Journal, Kind, checkpoint_of
 from aether.core.projection.policy import OnError, is_superseded, is_transient
@@ -173,11 +174,9 @@ class Running(Consumer):
             journal,
             version=self._number,
             share=Share(number, self._partitions),
-            checkpoint=checkpoint,
-            claim=claim,
+            checkpoint=Checkpoint(self.store, checkpoint, claim, clock=self._work.clock, moved=self._arrived),
             start=Position.parse(begun.position) if claim.position == START else claim.position,
             report=lambda state, error: self._report(number, state, error),
-            moved=self._arrived,
         ).run()
 
     async def _begun(self) -> tuple[Journal, Begun]:

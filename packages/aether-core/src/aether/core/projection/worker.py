@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 from aether.core.clock import Clock
-from aether.core.correlation import handling
+from aether.core.correlation import begin_handling, end_handling, handling
 from aether.core.encoding import decode_event
 from aether.core.errors import CorruptEvent, VersionConflict
-from aether.core.event import Claim, Event, Position
+from aether.core.event import Event, Position
 from aether.core.filters import EventFilter
 from aether.core.names import RESERVED
+from aether.core.projection.checkpoint import Checkpoint
 from aether.core.projection.journal import Journal, Parked, RetryAsked, Unparked
 from aether.core.projection.policy import OnError, is_fatal, is_transient
 from aether.core.sharding import shard_of
@@ -101,11 +102,9 @@ class Worker:
         *,
         version: int,
         share: Share,
-        checkpoint: str,
-        claim: Claim,
+        checkpoint: Checkpoint,
         start: Position,
         report: Report,
-        moved: Callable[[], None],
     ) -> None:
         self._store = store
         self._work = work
@@ -113,38 +112,49 @@ class Worker:
         self._version = version
         self._share = share
         self._checkpoint = checkpoint
-        self._token = claim.token
-        self._saved = claim.position
         self._done = start
         self._report = report
-        self._moved = moved
-        self._saved_at = work.clock.now()
+        self._smooth = True
         self._blocked: set[str] = set()
 
     async def run(self) -> NoReturn:
         """Work until cancelled, or until the policy or the store stops it."""
         self._block()
         wanted = _Filter(self._work.wanted, self._share, self._journal.key)
-        async with Subscription(self._store, self._done, wanted, self._work.batch) as events:
-            self._report("running", None)
-            while True:
-                page = await self._next(events)
-                met_journal, wanted.met_journal = wanted.met_journal, False
-                await (self._take_apart(page) if met_journal else self._handle(page))
-                self._done = events.position
-                if page:
-                    await self._save()
-                else:  # nothing was done: where it is may be told a little later
-                    await self._save_when_late()
+        try:
+            async with Subscription(self._store, self._done, wanted, self._work.batch) as events:
+                self._report("running", None)
+                while True:
+                    page = await self._next(events)
+                    met_journal, wanted.met_journal = wanted.met_journal, False
+                    await (self._take_apart(page) if met_journal else self._handle(page))
+                    self._done = events.position
+                    await self._keep(bool(page))
+        finally:
+            await self._checkpoint.leave()
 
     async def _next(self, events: Subscription) -> Page:
-        if self._done != self._saved:
+        if self._done != self._checkpoint.saved:
             try:
                 async with self._work.clock.timeout(_UNSAVED):
                     return await events.batch()
             except TimeoutError:
                 await self._save()
         return await events.batch()
+
+    async def _keep(self, handled: bool) -> None:
+        """Save how far it has come."""
+        smooth, self._smooth = self._smooth, True
+        if handled and smooth and self._work.transaction is None:
+            await self._checkpoint.save_beside(self._done)
+        elif handled or self._late():  # where nothing was done, where it is may be told a little later
+            await self._save()
+
+    async def _save(self) -> None:
+        await self._checkpoint.save(self._done)
+
+    def _late(self) -> bool:
+        return self._work.clock.now() - self._checkpoint.saved_at >= _UNSAVED
 
     async def _take_apart(self, page: Page) -> None:
         """Handle a page that has entries of the journal in it, each of them at its place."""
@@ -169,7 +179,7 @@ class Worker:
             try:
                 return await self._apply(ready)
             except Exception as error:
-                if is_fatal(error, self._checkpoint):
+                if is_fatal(error, self._checkpoint.name):
                     raise
         for one in ready:
             await self._handle_one(one)
@@ -178,23 +188,25 @@ class Worker:
 
     async def _handle_each(self, page: Page) -> None:
         """One by one, outside of a transaction. This loop is what a projection costs."""
-        handler, now = self._work.handler, self._work.clock.now
+        handler, now, checkpoint = self._work.handler, self._work.clock.now, self._checkpoint
         for position, event in page:
             error: Exception | None = None
-            if event.actor_id not in self._blocked:
+            if not self._blocked or event.actor_id not in self._blocked:
+                cause = begin_handling(event)
                 try:
-                    with handling(event):
-                        answer: Any = handler(event)
-                        if hasattr(answer, "__await__"):
-                            await answer
+                    answer: Any = handler(event)
+                    if hasattr(answer, "__await__"):
+                        await answer
                 except asyncio.CancelledError as cancelled:
                     error = _stray(cancelled)
                 except Exception as raised:  # noqa: BLE001  (the policy looks at it)
                     error = raised
-            if error is not None or event.actor_id in self._blocked:
+                finally:
+                    end_handling(cause)
+            if error is not None or (self._blocked and event.actor_id in self._blocked):
                 await self._handle_one(Delivered(position, event), error)
             self._done = position
-            if now() - self._saved_at >= _UNSAVED:
+            if now() - checkpoint.saved_at >= _UNSAVED:
                 await self._save()
 
     async def _handle_one(self, one: Delivered, error: Exception | None = None) -> None:
@@ -213,7 +225,7 @@ class Worker:
                 if attempts:
                     self._report("running", None)
                 return None
-            if is_fatal(error, self._checkpoint):
+            if is_fatal(error, self._checkpoint.name):
                 raise error
             attempts += 1
             if not is_transient(error):
@@ -228,9 +240,9 @@ class Worker:
     async def _give_up(self, one: Delivered, error: Exception, attempts: int) -> None:
         if self._work.on_error.then == "stop":
             await self._save()
-            error.add_note(f"{self._checkpoint}: stopped in front of {_named(one.event)}, at {one.position}")
+            error.add_note(f"{self._checkpoint.name}: stopped in front of {_named(one.event)}, at {one.position}")
             raise error
-        _log.warning("%s: %s is parked: %r", self._checkpoint, _named(one.event), error)
+        _log.warning("%s: %s is parked: %r", self._checkpoint.name, _named(one.event), error)
         await self._park(one, f"{type(error).__name__}: {error}"[:2000], attempts)
         self._report("running", None)
 
@@ -240,8 +252,9 @@ class Worker:
             return await self._call(unit)
         async with self._work.transaction() as connection:
             await self._call(unit, connection)
-            await self._save_in(connection, unit[-1].position)
-        self._arrived(unit[-1].position)
+            await self._checkpoint.save_in(connection, unit[-1].position)
+        self._done = unit[-1].position
+        self._checkpoint.arrived(self._done)
         return None
 
     async def _call(self, unit: Sequence[Delivered], *connection: object) -> None:
@@ -251,28 +264,6 @@ class Worker:
         for one in unit:
             with handling(one.event):
                 await _settled(self._work.handler(one.event, *connection))
-
-    # --- The checkpoint ---
-
-    async def _save(self) -> None:
-        if self._done == self._saved:
-            return
-        await self._store.save_checkpoint(self._checkpoint, self._done, token=self._token, expected=self._saved)
-        self._arrived(self._done)
-
-    async def _save_when_late(self) -> None:
-        if self._work.clock.now() - self._saved_at >= _UNSAVED:
-            await self._save()
-
-    async def _save_in(self, connection: object, position: Position) -> None:
-        await self._store.save_checkpoint(
-            self._checkpoint, position, token=self._token, expected=self._saved, connection=connection
-        )
-
-    def _arrived(self, position: Position) -> None:
-        self._saved = self._done = position
-        self._saved_at = self._work.clock.now()
-        self._moved()
 
     # --- Parked events ---
 
@@ -302,9 +293,10 @@ class Worker:
 
         What is `handled` here is handled first, and in the same transaction.
         """
+        self._smooth = False  # nothing is handled beyond it before the checkpoint is behind it
         if self._work.transaction is None:
             await self._save()
-            await self._fence()
+            await self._checkpoint.fence()
             if handled:
                 await self._call(handled)
             await self._journal.note(entry)
@@ -315,16 +307,13 @@ class Worker:
                     if handled:
                         await self._call(handled, connection)
                     await self._journal.note(entry, connection=connection)
-                    await self._save_in(connection, self._done)
+                    await self._checkpoint.save_in(connection, self._done)
                 break
             except VersionConflict:
                 if not left:
                     raise
-        self._arrived(self._done)
+        self._checkpoint.arrived(self._done)
         await self._journal.refresh()
-
-    async def _fence(self) -> None:
-        await self._store.save_checkpoint(self._checkpoint, self._saved, token=self._token, expected=self._saved)
 
     async def _heed(self, event: Event) -> None:
         """Take in an entry of the journal, which somebody else may have written."""
@@ -346,10 +335,10 @@ class Worker:
                     Unparked(self._version, parked.event_id), Delivered(Position.parse(parked.position), event)
                 )
             except Exception as error:
-                if is_fatal(error, self._checkpoint):
+                if is_fatal(error, self._checkpoint.name):
                     raise
                 stuck.add(parked.actor_id)
-                _log.warning("%s: %s stays parked: %r", self._checkpoint, _named(event), error)
+                _log.warning("%s: %s stays parked: %r", self._checkpoint.name, _named(event), error)
                 again = parked.again(f"{type(error).__name__}: {error}"[:2000])
                 await self._note(again)
 

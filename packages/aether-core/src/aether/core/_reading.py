@@ -1,0 +1,91 @@
+"""Reading in pages, each of which is asked for while the one before is consumed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from aether.core._ahead import Ahead
+from aether.core.encoding import decode_event
+from aether.core.errors import CorruptEvent
+from aether.core.event import Event, Position
+from aether.core.filters import EventFilter
+
+if TYPE_CHECKING:
+    from aether.core.store import EventStore
+
+_FIRST_PAGE, _LARGEST_PAGE = 500, 8000  # events; pages of the feed double, a driver may always return less
+
+
+async def read_actor(
+    store: EventStore, actor_id: str, after: int, upto: int | None, limit: int | None, reverse: bool, min_version: int
+) -> AsyncIterator[Event]:
+    """See `EventStore.read`."""
+    if min_version:
+        await store.version(actor_id, min_version=min_version)
+    if limit == 0 or (upto is not None and upto <= after):
+        return
+    step = -1 if reverse else 1
+    expected = None if reverse else after + step
+    ahead = Ahead(store)
+    try:
+        page = await store._live().read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
+        while page.records:
+            last = page.records[-1].version
+            if limit is not None:
+                limit -= len(page.records)
+            after, upto = (after, last - 1) if reverse else (last, upto)
+            more = page.more and limit != 0 and (upto is None or upto > after)
+            half = len(page.records) // 2  # who leaves early has asked for nothing in vain
+            for place, stored in enumerate(page.records):
+                if place == half and more:
+                    question = store._live().read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
+                    await ahead.begin(question)
+                if expected is not None and stored.version != expected:
+                    found = f"version {stored.version} stands there"
+                    raise CorruptEvent(actor_id, expected, stored.position, found)
+                expected = stored.version + step
+                yield decode_event(stored)
+            if not more:
+                return
+            page = await ahead.page()
+    finally:
+        ahead.leave()
+
+
+async def read_feed(
+    store: EventStore, after: Position, limit: int | None, wanted: EventFilter, min_position: Position
+) -> AsyncIterator[tuple[Position, Event]]:
+    """See `EventStore.feed`."""
+    if limit == 0:
+        return
+    order = await store._resume(after)
+    end = await store._end(min_position)
+    identity = store.identity
+    left = limit
+    size = _FIRST_PAGE
+    if order >= end:
+        return
+    ahead = Ahead(store)
+    try:
+        page = await store._live().feed(after=order, upto=end, limit=size)
+        while page.records:
+            order = page.records[-1].position
+            more = page.more and order < end
+            half = len(page.records) // 2
+            size = min(2 * size, _LARGEST_PAGE)
+            for place, stored in enumerate(page.records):
+                if place == half and more:
+                    await ahead.begin(store._live().feed(after=order, upto=end, limit=size))
+                event = wanted.decode(stored)
+                if event is not None:
+                    yield Position.at(identity, stored.position, event.id), event
+                    if left is not None:
+                        left -= 1
+                        if left == 0:
+                            return
+            if not more:
+                return
+            page = await ahead.page()
+    finally:
+        ahead.leave()
