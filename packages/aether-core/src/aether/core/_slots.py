@@ -97,26 +97,40 @@ async def _change(
 # --- Snapshots ---
 
 
-async def save_snapshot(driver: StoreDriver, snapshot: Snapshot, *, timeout: float) -> None:
-    """Keep the snapshot, unless a newer one of its schema is kept already."""
-    _encode_snapshot(driver, snapshot, "")  # bad input is refused before any I/O
-    event_id = await _event_at(driver, snapshot.actor_id, snapshot.version)
+async def save_snapshot(
+    driver: StoreDriver, snapshot: Snapshot, *, timeout: float, event_id: str | None = None
+) -> None:
+    """Keep the snapshot, unless a newer one of its schema is kept already.
+
+    `event_id` is that of the event at its version, where the caller knows it: it has just appended it.
+    """
+    value = _encode_snapshot(driver, snapshot, event_id or "")  # bad input is refused before any I/O
     if event_id is None:
-        current = await driver.version(snapshot.actor_id)
-        reason = f"it is of version {snapshot.version}, the actor is at {current}; append the events first"
-        raise InvalidSnapshot(snapshot.actor_id, reason)
-    value = _encode_snapshot(driver, snapshot, event_id)
+        event_id = await _event_at(driver, snapshot.actor_id, snapshot.version)
+        if event_id is None:
+            current = await driver.version(snapshot.actor_id)
+            reason = f"it is of version {snapshot.version}, the actor is at {current}; append the events first"
+            raise InvalidSnapshot(snapshot.actor_id, reason)
+        value = _encode_snapshot(driver, snapshot, event_id)
     name = _snapshot_name(snapshot.actor_id, snapshot.schema)
-    there = await driver.load(_SNAPSHOT, name)
-    trusted = there is None or await _trusted(driver, there, snapshot.actor_id, snapshot.schema) is not None
+    newer: Slot | None = None
+    mistrusted: Slot | None = None
 
     def newest(slot: Slot | None) -> bytes | None:
-        if slot is None or (slot == there and not trusted):
+        nonlocal newer
+        newer = None
+        if slot is None or slot == mistrusted:
             return value
         found = _decode_snapshot(driver, slot, snapshot.actor_id, snapshot.schema)
-        return value if found is None or snapshot.version >= found.snapshot.version else None
+        if found is None or snapshot.version >= found.snapshot.version:
+            return value
+        newer = slot
+        return None
 
-    await _change(driver, _SNAPSHOT, name, newest, timeout=timeout)
+    while await _change(driver, _SNAPSHOT, name, newest, timeout=timeout) is None and newer is not None:
+        if await _trusted(driver, newer, snapshot.actor_id, snapshot.schema) is not None:
+            return
+        mistrusted = newer  # of a history that is not there any more
 
 
 async def load_snapshot(driver: StoreDriver, actor_id: str, schema: str) -> Snapshot | None:

@@ -235,6 +235,9 @@ class Batch:
         self._subject = subject
         self._payload = payload
         self._bodies: list[bytes] = []
+        self.ended = False
+        """Whether the server said that this is the end of it, as those do that know of batches."""
+
         self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._stack = ExitStack()
 
@@ -278,6 +281,7 @@ class Batch:
             if "Nats-Num-Pending" not in headers:
                 self._end.set_result(int(headers["Nats-Sequence"]))
         elif status == "204":
+            self.ended = True
             self._end.set_result(int(headers["Nats-Last-Sequence"]))
         elif status == "404":
             self._end.set_result(0)

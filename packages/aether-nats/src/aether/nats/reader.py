@@ -29,11 +29,22 @@ class Reader:
         self._placed_at = 0
         self._events_per_commit = 1  # in the last page of the feed
 
-    async def actor(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
-        """One page of an actor's events."""
+    async def actor(
+        self,
+        actor_id: str,
+        *,
+        after: int,
+        upto: int | None,
+        limit: int | None,
+        reverse: bool,
+        tip: tuple[int, int] | None = None,
+    ) -> Page:
+        """One page of an actor's events. `tip` is the (last version, sequence) of the latest commit that is known."""
         if upto is not None and upto <= after:
             return Page([], more=False)
         subject = self._log.subject(actor_id)
+        if tip is not None and not reverse and tip[0] <= after + 1:
+            return await self._behind_tip(subject, tip, after=after, upto=upto, limit=limit)
         place = None if reverse else self._near_place(subject, after + 1)
         if place is None:
             latest = await self._log.last(subject)
@@ -43,12 +54,29 @@ class Reader:
             if reverse:
                 return await self._backwards(subject, latest, after=after, end=end, limit=limit)
             return await self._page(subject, latest, after=after, end=end, limit=limit)
-        # It is known where to begin: ask for the first page and for its end at once, which costs one round trip.
         messages = _messages(limit, after + 1 - place[0])
+        if self._log.replicas == 1:
+            page = await self._told(subject, place[1], messages, after=after, upto=upto, limit=limit)
+            if page is not None:
+                return page
+        # It is known where to begin: ask for the first page and for its end at once, which costs one round trip.
         first, latest = await self._log.patiently(lambda _: self._first_page(subject, place[1], messages))
         if latest is None or latest.last <= after:
             return Page([], more=False)
         end = latest.last if upto is None else min(upto, latest.last)
+        return await self._page(subject, latest, after=after, end=end, limit=limit, first=first)
+
+    async def _behind_tip(
+        self, subject: str, tip: tuple[int, int], *, after: int, upto: int | None, limit: int | None
+    ) -> Page:
+        """Events from the latest commit that is known on: mostly there is no later one, or one that holds them all."""
+        latest = await self._log.last(subject)
+        if latest is None or latest.last <= after:
+            return Page([], more=False)
+        end = latest.last if upto is None else min(upto, latest.last)
+        first = None
+        if after + 1 < latest.first:
+            first = await self._batch(tip[1], subject, _messages(limit, after + 1 - tip[0]))
         return await self._page(subject, latest, after=after, end=end, limit=limit, first=first)
 
     def _near_place(self, subject: str, version: int) -> tuple[int, int] | None:
@@ -67,6 +95,34 @@ class Reader:
         self._places[subject] = commit.first, commit.sequence
         if len(self._places) > _PLACES:
             del self._places[next(iter(self._places))]
+
+    async def _told(
+        self, subject: str, sequence: int, messages: int, *, after: int, upto: int | None, limit: int | None
+    ) -> Page | None:
+        """The page from a sequence on, if that says enough; the only server knows what there is.
+
+        It ends in front of what was asked for, in messages and in bytes, only where nothing follows. (The number that
+        are pending, in the server's last message, counts those that were sent if they have no headers: 2.15.)
+        """
+
+        async def ask(_: float) -> tuple[tuple[list[bytes], int], bool]:
+            async with self._log.batch(sequence, subject=subject, messages=messages) as batch:
+                return await batch.result(), batch.ended
+
+        (bodies, last), ended = await self._log.patiently(ask)
+        if not bodies:
+            return Page([], more=False) if sequence == 1 else None
+        if not ended:
+            return None
+        self._log.note(last)
+        complete = len(bodies) < messages and sum(map(len, bodies)) < BATCH_BYTES // 2
+        commits = decode_chain(bodies, last)
+        records = [record for commit in commits for record in commit.records(after=after, upto=upto)]
+        if not records:
+            return Page([], more=False) if complete else None
+        self._remember(subject, next(one for one in commits if one.last > after))
+        end = commits[-1].last + (not complete)
+        return _cut(records, end if upto is None else min(end, upto), limit)
 
     async def _first_page(
         self, subject: str, sequence: int, messages: int

@@ -206,7 +206,9 @@ class JetStreamStore:
 
     async def read(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
         await self._log.ready()
-        return await self._reader.actor(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
+        known = self._remembered_at == self._log.connection.generation
+        tip = self._tips.get(actor_id) if known else None
+        return await self._reader.actor(actor_id, after=after, upto=upto, limit=limit, reverse=reverse, tip=tip)
 
     async def version(self, actor_id: str) -> int:
         await self._log.ready()

@@ -279,7 +279,7 @@ async def _save_if_due(
     if snapshots is None or not (snapshots.due(before, actor.version) or actor.dropped):
         return
     try:
-        await snapshots.save(store, actor_id, Loaded(actor.state, actor.version))
+        await snapshots.save_appended(store, actor_id, Saved(actor.state, actor.version, actor.last_id))
     except AetherError as error:  # the events are stored: a cache must not make the command fail
         _log.warning("no snapshot %r of %r was saved: %s", snapshots.name, actor_id, error)
 

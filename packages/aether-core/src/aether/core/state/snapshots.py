@@ -8,7 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
 
-from aether.core._slots import peek_snapshot
+from aether.core._slots import peek_snapshot, save_snapshot
 from aether.core.errors import InvalidEvent, InvalidSnapshot
 from aether.core.event import Snapshot
 from aether.core.names import check_name
@@ -76,6 +76,9 @@ class Snapshots(Generic[State]):
 
         Raises `InvalidSnapshot` for a state that would not come back equal, and as `EventStore.save_snapshot`.
         """
+        await store.save_snapshot(self._snapshot(actor_id, loaded))
+
+    def _snapshot(self, actor_id: str, loaded: Loaded[State]) -> Snapshot:
         try:
             data = to_json(loaded.state, "state")
             again = from_json(data, self._class)
@@ -84,10 +87,14 @@ class Snapshots(Generic[State]):
         if again != loaded.state and type(loaded.state).__eq__ is not object.__eq__:
             raise InvalidSnapshot(actor_id, f"the {type(loaded.state).__name__} would not come back equal")
         state = {"fingerprint": self.fingerprint, "state": data}
-        snapshot = Snapshot(actor_id=actor_id, version=loaded.version, schema=self.name, state=state)
-        await store.save_snapshot(snapshot)
+        return Snapshot(actor_id=actor_id, version=loaded.version, schema=self.name, state=state)
 
     # --- For execute and load ---
+
+    async def save_appended(self, store: EventStore, actor_id: str, saved: Saved[State]) -> None:
+        """`save` for a state whose last event was just appended, so nobody has to look for it."""
+        snapshot = self._snapshot(actor_id, Loaded(saved.state, saved.version))
+        await save_snapshot(store._live(), snapshot, timeout=store.timeout, event_id=saved.event_id)
 
     def kept(self, store: EventStore, actor_id: str) -> Saved[State] | None:
         """The state that is in memory."""
