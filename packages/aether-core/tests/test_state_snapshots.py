@@ -151,6 +151,61 @@ def test_a_state_in_memory_saves_reading_and_is_never_older_or_wrong():
     run(body)
 
 
+def test_a_warm_actor_costs_one_read_and_one_append_and_its_snapshot_two_requests():
+    snapshots = Snapshots("cart", Cart, every=2, keep=1)
+    add = [Added("x", Decimal(1))]
+
+    async def body(store, driver):
+        await execute(store, CART, "a", add, snapshots=snapshots)
+        asked: list[str] = []
+
+        def watched(name: str, call: Any) -> Any:
+            return lambda *args, **more: asked.append(name) or call(*args, **more)
+
+        for name in ("read", "version", "append", "load", "save"):
+            setattr(driver, name, watched(name, getattr(driver, name)))
+        await execute(store, CART, "a", add, snapshots=snapshots)
+        assert asked == ["read", "append", "load", "save"]
+        asked.clear()
+        await execute(store, CART, "a", add, snapshots=snapshots)
+        assert asked == ["read", "append"]
+
+    run(body)
+
+
+def test_what_is_behind_a_snapshot_may_be_longer_than_a_page():
+    snapshots = Snapshots("cart", Cart)
+
+    async def body(store, driver):
+        await execute(store, CART, "a", [Added("x", Decimal(1))] * 3)
+        await snapshots.save(store, "a", await state(store))
+        for _ in range(3):
+            await execute(store, CART, "a", [Added("y", Decimal(2))] * 900)
+        assert await state(store, snapshots) == await state(store)
+        assert await state(store, snapshots, upto=1500) == await state(store, upto=1500)
+
+    run(body)
+
+
+def test_a_newer_snapshot_is_left_unless_its_event_is_gone():
+    snapshots = Snapshots("cart", Cart)
+    add = [Added("x", Decimal(1))]
+
+    async def body(store, driver):
+        for _ in range(4):
+            await execute(store, CART, "a", add)
+        for version in (4, 3):
+            await snapshots.save(store, "a", await state(store, upto=version))
+            assert (await store.snapshot("a", schema="cart")).version == 4
+        del driver._space.actors["a"][3:]  # as in a store that was restored
+        await snapshots.save(store, "a", await state(store, upto=3))
+        assert (await store.snapshot("a", schema="cart")).version == 3
+        await execute(store, CART, "a", add, snapshots=Snapshots("cart", Cart, every=1))
+        assert (await store.snapshot("a", schema="cart")).version == 4
+
+    run(body)
+
+
 def test_a_commit_over_several_multiples_saves_once():
     snapshots = Snapshots("cart", Cart, every=3)
     assert [snapshots.due(0, 2), snapshots.due(0, 3), snapshots.due(3, 5), snapshots.due(2, 9)] == [0, 1, 0, 1]

@@ -3,12 +3,13 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from nats.aio.client import Client
 
-from aether.core import CorruptEvent, Event, EventStore, Position
+from aether.core import CorruptEvent, Event, EventStore, Position, VersionConflict, open_store
 from aether.core.encoding import encode_event
 from aether.nats import NatsServer
 
@@ -251,5 +252,45 @@ def test_a_page_that_was_asked_for_across_a_restart_is_asked_for_again(in_store:
                     await server.restart()
                 seen.extend(position for position, _ in await events.batch())
             assert seen == [position async for position, _ in store.feed()]
+
+    in_store(body)
+
+
+def test_a_read_behind_the_latest_commit_that_is_known_costs_one_request_and_sees_all_others(in_store: InStore) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        async with open_store(server.url, namespace="shop") as other:
+            await store.append(event(1), event(2))
+            asked = counted(store)
+            assert [one.version async for one in store.read("a", after=1)] == [2]
+            assert asked == {"last": 1}
+            asked.clear()
+            assert [one.version async for one in store.read("a", after=2)] == []
+            assert asked == {"last": 1}
+            for first in (3, 6, 9):  # more and more commits of somebody else
+                for version in range(first, 12):
+                    with suppress(VersionConflict):
+                        await other.append(event(version))
+                for after in (1, 2, 3, first, 11, 12):
+                    for upto in (None, 2, first, 20):
+                        found = [one.version async for one in store.read("a", after=after, upto=upto)]
+                        assert found == list(range(after + 1, min(11, upto or 11) + 1))
+            await store.append(event(12))
+            await other.append(event(13))
+            assert [one.version async for one in store.read("a", after=11)] == [12, 13]
+
+    in_store(body)
+
+
+def test_a_history_of_many_commits_and_of_large_ones_is_read_whole_from_a_known_place(in_store: InStore) -> None:
+    async def body(server: NatsServer, store: EventStore, client: Client) -> None:
+        assert [one async for one in store.read("a")] == []
+        for first in range(1, 4001, 500):
+            for version in range(first, first + 500):
+                await store.append(event(version))
+            assert [one.version async for one in store.read("a")] == list(range(1, first + 500))
+        for version in range(1, 9):
+            await store.append(event(version, "b", pad="x" * 900_000))
+            assert [one.version async for one in store.read("b")] == list(range(1, version + 1))
+            assert [one.version async for one in store.read("b", limit=version)] == list(range(1, version + 1))
 
     in_store(body)

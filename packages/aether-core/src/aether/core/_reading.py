@@ -10,11 +10,28 @@ from aether.core.encoding import decode_event
 from aether.core.errors import CorruptEvent
 from aether.core.event import Event, Position
 from aether.core.filters import EventFilter
+from aether.core.spi import Stored
 
 if TYPE_CHECKING:
     from aether.core.store import EventStore
 
 _FIRST_PAGE, _LARGEST_PAGE = 500, 8000  # events; pages of the feed double, a driver may always return less
+
+
+async def read_short(store: EventStore, actor_id: str, *, after: int, upto: int | None) -> list[Event] | None:
+    """What `read` gives, where that is one page: without all that more of them would need. None where it is not."""
+    page = await store._live().read(actor_id, after=after, upto=upto, limit=None, reverse=False)
+    if page.more:
+        return None
+    for expected, stored in enumerate(page.records, after + 1):
+        if stored.version != expected:
+            raise _missing(stored, expected)
+    return [decode_event(stored) for stored in page.records]
+
+
+def _missing(stored: Stored, expected: int) -> CorruptEvent:
+    found = f"version {stored.version} stands there"
+    return CorruptEvent(stored.actor_id, expected, stored.position, found)
 
 
 async def read_actor(
@@ -42,8 +59,7 @@ async def read_actor(
                     question = store._live().read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
                     await ahead.begin(question)
                 if expected is not None and stored.version != expected:
-                    found = f"version {stored.version} stands there"
-                    raise CorruptEvent(actor_id, expected, stored.position, found)
+                    raise _missing(stored, expected)
                 expected = stored.version + step
                 yield decode_event(stored)
             if not more:

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
+from aether.core._reading import read_short
 from aether.core.errors import AetherError, OutcomeUnknown, VersionConflict
 from aether.core.event import START, Appended, Event, Position
 from aether.core.names import check_name
@@ -120,10 +121,11 @@ class _Actor(Generic[State, Told]):
         self._snapshots = snapshots if key is None else None  # the command may be older than the snapshot
         self._key = key
         self._fresh = True
-        self.state: State = decider.initial()
+        self.state: State
         self.version = 0
         self.last_id = ""
         self.dropped = False
+        self.kept = 0
         self.known: list[Event] = []
         """The events that were appended for `key`."""
 
@@ -132,6 +134,8 @@ class _Actor(Generic[State, Told]):
         fresh, self._fresh = self._fresh, False
         if fresh and self._snapshots is not None and await self._begin(self._snapshots, upto):
             return
+        if fresh:
+            self.state = self._decider.initial()
         async for event in self._store.read(self._actor_id, after=self.version, upto=upto):
             self.apply(event)
             if self._key is not None and event.id == _keyed(self._key, len(self.known)):
@@ -142,6 +146,7 @@ class _Actor(Generic[State, Told]):
         kept = snapshots.kept(self._store, self._actor_id)
         if kept is not None and (upto is None or kept.version <= upto):
             if await self._continue(kept, upto):
+                self.kept = kept.version
                 return True
             snapshots.forget(self._store, self._actor_id)
         saved, self.dropped = await snapshots.saved(self._store, self._actor_id)
@@ -155,16 +160,20 @@ class _Actor(Generic[State, Told]):
 
     async def _continue(self, saved: Saved[State], upto: int | None) -> bool:
         """Go on from a state, if the event that it was taken at still stands there: a store may be restored."""
-        holds = False
-        async for event in self._store.read(self._actor_id, after=saved.version - 1, upto=upto):
-            if not holds:
-                if event.id != saved.event_id:
-                    return False
-                holds = True
-                self.state, self.version, self.last_id = saved.state, saved.version, event.id
-            else:
+        place = saved.version
+        told = await read_short(self._store, self._actor_id, after=place - 1, upto=upto)
+        long = told is None
+        if told is None:
+            told = [event async for event in self._store.read(self._actor_id, after=place - 1, upto=place)]
+        if not told or told[0].id != saved.event_id:
+            return False
+        self.state, self.version, self.last_id = saved.state, place, saved.event_id
+        for event in told[1:]:
+            self.apply(event)
+        if long:
+            async for event in self._store.read(self._actor_id, after=place, upto=upto):
                 self.apply(event)
-        return holds
+        return True
 
     def hold(self) -> None:
         """Let others begin where this one is."""
@@ -209,7 +218,8 @@ async def execute(
     actor = _Actor(store, decider, actor_id, snapshots, key)
     for attempt in range(attempts):
         await actor.catch_up()
-        actor.hold()
+        if actor.version != actor.kept:
+            actor.hold()
         if actor.known:
             appended = await store.append(*actor.known)  # finds them stored, and where
             return Executed(actor.state, actor.version, tuple(actor.known), appended.position, replayed=True)
@@ -234,7 +244,8 @@ async def execute(
         for event in events:
             actor.apply(event)
         actor.hold()
-        await _save_if_due(store, snapshots, actor_id, before, actor)
+        if snapshots is not None and (snapshots.due(before, actor.version) or actor.dropped):
+            await _save(store, snapshots, actor_id, actor)
         return Executed(actor.state, actor.version, tuple(events), appended.position)
     raise AssertionError("the last attempt returns or raises")
 
@@ -273,11 +284,7 @@ async def _pause(attempt: int) -> None:
     await asyncio.sleep(random.uniform(0, min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)))
 
 
-async def _save_if_due(
-    store: EventStore, snapshots: Snapshots[State] | None, actor_id: str, before: int, actor: _Actor[State, Any]
-) -> None:
-    if snapshots is None or not (snapshots.due(before, actor.version) or actor.dropped):
-        return
+async def _save(store: EventStore, snapshots: Snapshots[State], actor_id: str, actor: _Actor[State, Any]) -> None:
     try:
         await snapshots.save_appended(store, actor_id, Saved(actor.state, actor.version, actor.last_id))
     except AetherError as error:  # the events are stored: a cache must not make the command fail
