@@ -146,7 +146,7 @@ def test_a_state_in_memory_saves_reading_and_is_never_older_or_wrong():
         del history[3:]
         assert await state(store, snapshots) == await state(store)
         await execute(store, CART, "c", add, snapshots=snapshots)
-        assert snapshots.kept(store, "a") is None
+        assert snapshots.kept((store.identity, "a")) is None
 
     run(body)
 

@@ -57,7 +57,7 @@ class Decider(Generic[State, Command, Told]):
     def decided(self, state: State, command: Command, *, metadata: Mapping[str, str] | None = None) -> list[NewEvent]:
         """The events that a command leads to, as they are to be stored. Raises what `decide` does, and `TypeError`."""
         told = self.decide(state, command)
-        if not isinstance(told, Iterable):
+        if type(told) is not list and not isinstance(told, Iterable):
             raise TypeError(
                 f"decide returns events, not {type(told).__name__}; return a list, an empty one for nothing"
             )
@@ -118,6 +118,7 @@ class _Actor(Generic[State, Told]):
         self._store = store
         self._decider = decider
         self._actor_id = actor_id
+        self._place = store.identity, actor_id
         self._snapshots = snapshots if key is None else None  # the command may be older than the snapshot
         self._key = key
         self._fresh = True
@@ -143,12 +144,12 @@ class _Actor(Generic[State, Told]):
 
     async def _begin(self, snapshots: Snapshots[State], upto: int | None) -> bool:
         """Begin at a state that is kept in memory, or at one that was saved; whether one of them holds."""
-        kept = snapshots.kept(self._store, self._actor_id)
+        kept = snapshots.kept(self._place)
         if kept is not None and (upto is None or kept.version <= upto):
             if await self._continue(kept, upto):
                 self.kept = kept.version
                 return True
-            snapshots.forget(self._store, self._actor_id)
+            snapshots.forget(self._place)
         saved, self.dropped = await snapshots.saved(self._store, self._actor_id)
         if saved is None or (upto is not None and saved.version > upto):
             return False
@@ -178,8 +179,7 @@ class _Actor(Generic[State, Told]):
     def hold(self) -> None:
         """Let others begin where this one is."""
         if self._snapshots is not None and self.version:
-            saved = Saved(self.state, self.version, self.last_id)
-            self._snapshots.hold(self._store, self._actor_id, saved)
+            self._snapshots.hold(self._place, Saved(self.state, self.version, self.last_id))
 
     def apply(self, event: Event) -> None:
         """Evolve the state by one event."""

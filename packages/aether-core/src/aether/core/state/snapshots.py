@@ -22,6 +22,10 @@ State = TypeVar("State")
 _PROSE = ("title", "description", "examples")  # what a schema says to people
 
 
+Place = tuple[str, str]
+"""The identity of a store, and the id of an actor in it."""
+
+
 class Loaded(NamedTuple, Generic[State]):
     """The state of an actor, and the version that it has it at: 0 for an actor without events."""
 
@@ -62,7 +66,7 @@ class Snapshots(Generic[State]):
         self.name = check_name("snapshot schema", name)
         self.every = every
         self._keep = keep
-        self._kept: dict[tuple[str, str], Saved[State]] = {}
+        self._kept: dict[Place, Saved[State]] = {}
         self._class = state
         check_class(state)
         self.fingerprint = _fingerprint(state)
@@ -96,23 +100,22 @@ class Snapshots(Generic[State]):
         snapshot = self._snapshot(actor_id, Loaded(saved.state, saved.version))
         await save_snapshot(store._live(), snapshot, timeout=store.timeout, event_id=saved.event_id)
 
-    def kept(self, store: EventStore, actor_id: str) -> Saved[State] | None:
+    def kept(self, place: Place) -> Saved[State] | None:
         """The state that is in memory."""
-        return self._kept.get((store.identity, actor_id))
+        return self._kept.get(place)
 
-    def hold(self, store: EventStore, actor_id: str, saved: Saved[State]) -> None:
+    def hold(self, place: Place, saved: Saved[State]) -> None:
         """Keep a state in memory, in place of the one that was used longest ago."""
         if not self._keep:
             return
-        place = store.identity, actor_id
         before = self._kept.pop(place, None)
         self._kept[place] = saved if before is None or saved.version >= before.version else before
         if len(self._kept) > self._keep:
             del self._kept[next(iter(self._kept))]
 
-    def forget(self, store: EventStore, actor_id: str) -> None:
+    def forget(self, place: Place) -> None:
         """Drop the state that is in memory: another event stands there."""
-        self._kept.pop((store.identity, actor_id), None)
+        self._kept.pop(place, None)
 
     async def saved(self, store: EventStore, actor_id: str) -> tuple[Saved[State] | None, bool]:
         """The state that was saved, and whether one had to be dropped. Whoever uses it looks for its event."""

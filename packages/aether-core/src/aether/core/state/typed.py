@@ -79,9 +79,9 @@ def new_event(payload: object, *, metadata: Mapping[str, str] | None = None) -> 
 
     Raises `TypeError` for an object of a class without `@event`, `InvalidEvent` for what JSON cannot hold.
     """
-    given = dict(metadata or {})
     if isinstance(payload, NewEvent):
-        return msgspec.structs.replace(payload, metadata=given | payload.metadata) if given else payload
+        return msgspec.structs.replace(payload, metadata=dict(metadata) | payload.metadata) if metadata else payload
+    given = dict(metadata or {})
     mark = _mark_of(type(payload))
     if mark.schema != 1:
         given[SCHEMA] = str(mark.schema)
