@@ -85,7 +85,12 @@ class Server:
         )
 
     def bus(
-        self, namespace: str, *, wrap: Callable[[BusDriver], BusDriver] | None = None, link: Link | None = None
+        self,
+        namespace: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        wrap: Callable[[BusDriver], BusDriver] | None = None,
+        link: Link | None = None,
     ) -> EventBus:
         """A bus that is not open yet."""
         driver = self.bus_driver(namespace, link=link)
@@ -93,7 +98,7 @@ class Server:
             driver if wrap is None else wrap(driver),
             namespace=namespace,
             backend="the backend under test",
-            timeout=DEFAULT_TIMEOUT * self.time_factor,
+            timeout=timeout * self.time_factor,
         )
 
     def election(

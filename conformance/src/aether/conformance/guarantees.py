@@ -58,6 +58,8 @@ _OF_RULES = {
     "store.subscribe.pressure": "G20",
     "store.snapshot": "G17",
     "store.checkpoint": "G10",
+    "store.checkpoint.claimed": "G10 G13",
+    "store.checkpoint.expected": "G10 G11",
     "store.checkpoint.fenced": "G13",
     "store.durability": "G1",
     "store.identity": "G5",

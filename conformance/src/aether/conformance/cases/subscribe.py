@@ -133,3 +133,53 @@ async def restart(ctx: Context) -> None:
         await ctx.within(_write(writer, "after", 10), "appends behind the restart")
         seen += await ctx.take(events, 31, "events behind the restart")
         expect_equal(seen, await listed(store.feed()), "what the subscriber saw")
+
+
+@case("store.subscribe.batch")
+async def batch(ctx: Context) -> None:
+    """`batch` MUST give all that is wanted, in order, up to `buffer` at a time, with the position behind all of it."""
+    store, writer = await ctx.store(), await ctx.store()
+    await _write(writer, "a", 30)
+    await _write(writer, "b", 5)
+    last = await store.head()
+    async with store.subscribe(actors="a", buffer=8) as events:
+        seen: list[str] = []
+        while events.position != last:
+            before = events.position
+            found = await ctx.within(events.batch(), "a batch")
+            expect(len(found) <= 8, "at most 8 events at once", found=len(found))
+            expect(events.buffered <= 8, "at most 8 events to be held", found=events.buffered)
+            expect(events.position > before, "the position to advance with each batch", found=events.position)
+            seen += [each.id for _, each in found]
+            if found and len(seen) < 60:  # in turn with the iterator
+                seen.append((await ctx.within(anext(events), "an event"))[1].id)
+        expect_equal(seen, [each.id for each in await listed(store.read("a"))], "what came in batches")
+        waiting = asyncio.create_task(events.batch())
+        live = event("a", 61)
+        position = (await writer.append(live)).position
+        expect_equal(await ctx.within(waiting, "the live event"), [(position, live)], "the batch that is live")
+        expect_equal(events.position, position, "the position behind it")
+
+
+@case("store.subscribe.batch#cancelled")
+async def batch_cancelled(ctx: Context) -> None:
+    """A batch that is cancelled MUST lose nothing, while what is stored is caught up with as well as live."""
+    store = await ctx.store()
+    await _write(store, "a", 100)
+    seen: list[str] = []
+
+    async def more(events: Subscription) -> None:
+        while True:
+            seen.extend(each.id for _, each in await events.batch())
+
+    async with store.subscribe(buffer=4) as events:
+        for version, turns in enumerate(CANCEL_TURNS, start=1):
+            await store.append(event("b", version))
+            await cancelled_after(turns, more(events))
+        rest = asyncio.create_task(more(events))
+        try:
+            await ctx.eventually(lambda: len(seen) >= 200 + len(CANCEL_TURNS), "the rest of the events")
+        finally:
+            rest.cancel()
+            await asyncio.wait([rest])
+    expect_equal(seen, [each.id for each in await fed(store)], "what came in batches")

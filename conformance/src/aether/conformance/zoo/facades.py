@@ -11,7 +11,7 @@ import msgspec
 
 from aether.conformance.wrappers import StoreWrapper
 from aether.conformance.zoo import breaks
-from aether.core import _commit, _slots, filters, store
+from aether.core import _commit, _reading, _slots, filters, store
 from aether.core._requests import Requests
 from aether.core.bus import BusSubscription, EventBus
 from aether.core.encoding import decode_event
@@ -37,7 +37,7 @@ def takes_an_empty_append(original: Any) -> Any:
     return append
 
 
-@breaks(store, "decode_event", caught_by="store.append.isolated")
+@breaks(_reading, "decode_event", caught_by="store.append.isolated")
 def shares_what_it_decodes(original: Any) -> Any:
     """Keeps decoded events for the next reader, who gets what the last one made of them."""
     kept: dict[bytes, Event] = {}
@@ -133,13 +133,13 @@ def skips_what_is_damaged(original: Any) -> Any:
     return decode
 
 
-@breaks(EventStore, "_read", caught_by="store.read.corrupt#hole")
+@breaks(store, "read_actor", caught_by="store.read.corrupt#hole")
 def reads_over_holes(original: Any) -> Any:
     """Gives what is there, whatever is missing in between."""
 
-    async def read(self: EventStore, actor_id: str, *bounds: Any) -> AsyncIterator[Event]:
+    async def read(store: EventStore, actor_id: str, *bounds: Any) -> AsyncIterator[Event]:
         after, upto, limit, reverse, _ = bounds
-        page = await self._live().read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
+        page = await store._live().read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
         for stored in page.records:
             yield decode_event(stored)
 

@@ -19,7 +19,12 @@ from aether.core.spi import (
 class LastSnapshotWins(StoreWrapper):
     """Compare-and-set without the compare."""
 
-    caught_by = ("store.checkpoint.fenced#race", "store.snapshot.newer#order")
+    caught_by = (
+        "store.checkpoint.fenced#race",
+        "store.checkpoint.claimed#race",
+        "store.checkpoint.expected#race",
+        "store.snapshot.newer#order",
+    )
 
     async def load(self, kind: str, name: str) -> Slot | None:
         slot = await self.inner.load(kind, name)
