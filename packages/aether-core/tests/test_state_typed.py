@@ -317,3 +317,22 @@ def test_pyright_keeps_the_types(tmp_path):
     errors = {one["range"]["start"]["line"] + 1: one["message"] for one in found if one["severity"] == "error"}
     wrong = {number for number, line in enumerate(TYPED.splitlines(), 1) if "WRONG" in line}
     assert errors.keys() == wrong, errors
+
+
+def test_the_schema_in_the_metadata_is_that_of_the_data_whoever_gives_another():
+    @event("one")
+    @dataclass(frozen=True)
+    class One:
+        x: int
+
+    @event("two", schema=2, upcast={1: lambda data: data})
+    @dataclass(frozen=True)
+    class Two:
+        x: int
+
+    types = EventTypes(One, Two)
+    for told, schema in ((One(1), None), (Two(1), "2")):
+        new = types.encode(told, metadata={"schema": "7", "k": "v"})  # that of a cause, which was handed on
+        assert new.metadata.get("schema") == schema
+        assert new.metadata["k"] == "v"
+        assert types.decode(new.at("a", 1)) == told

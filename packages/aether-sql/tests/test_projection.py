@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,14 +17,15 @@ from aether.core.state import NewEvent, record
 ADD = text("INSERT INTO effects (actor_id, version) VALUES (:actor_id, :version)")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/e.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+@pytest.fixture
+def url(any_url: str) -> str:
+    return any_url
 
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[tuple[EventStore, AsyncEngine]]:
-    driver = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}[url.partition(":")[0]]
+    drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "mariadb": "mariadb+asyncmy"}
+    driver = drivers[url.partition(":")[0]]
     engine = create_async_engine(f"{driver}:{url.partition(':')[2]}", poolclass=NullPool)
     async with engine.begin() as connection:
         await connection.execute(text("CREATE TABLE effects (actor_id TEXT, version INTEGER)"))
@@ -131,7 +131,7 @@ async def test_parked_and_retried_events_have_their_effect_once(url: str) -> Non
         assert [version for actor, version in rows if actor == "a"] == [1, 2, 3]
 
 
-async def test_readers_switch_with_the_view_in_one_commit(url: str) -> None:
+async def test_readers_switch_with_the_view_in_one_commit(url: str, until: Any) -> None:
     async with opened(url) as (store, engine):
         await put(store, "aX")
 
@@ -143,6 +143,7 @@ async def test_readers_switch_with_the_view_in_one_commit(url: str) -> None:
         new = project(store, "list", batched(into_new), on_error=STOP, version=2, transaction=engine.begin)
         async with old, new:
             await old.caught_up(timeout=30)
+            await until(lambda: new.states[0].state == "running")
             with pytest.raises(ZeroDivisionError):
                 async with engine.begin() as connection:
                     await connection.execute(text("CREATE VIEW list AS SELECT * FROM effects"))

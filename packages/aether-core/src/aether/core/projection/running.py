@@ -83,6 +83,9 @@ class Running(Consumer):
         self._partitions = partitions
         self._begin = begin
         self._states = [State(number, "stopped") for number in range(partitions)]
+        self._claimed: dict[int, int] = {}
+        """The token of each partition that was taken without an election."""
+
         self._group: asyncio.TaskGroup | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -102,6 +105,7 @@ class Running(Consumer):
         if self._work.transaction is not None and Feature.CALLER_TRANSACTION not in self.store.features:
             missing = [Feature.CALLER_TRANSACTION]
             raise FeatureMissing(self.store.backend, missing, hint="leave transaction= out: it is at least once then")
+        self._claimed.clear()
         async with _single(), asyncio.TaskGroup() as group:
             for number in range(self._partitions):
                 group.create_task(self._supervise(number), name=f"{self} {number}")
@@ -156,7 +160,8 @@ class Running(Consumer):
     async def _lead(self, number: int, checkpoint: str) -> None:
         """Work on a partition for as long as it is this process's; without an election it is taken."""
         if self._election is None:
-            await self._run(number, checkpoint, None)
+            # Behind an outage with the token of before: whoever was started meanwhile is the last one.
+            await self._run(number, checkpoint, self._claimed.get(number))
         self._report(number, "standing by", None)
 
         async def floor() -> int:
@@ -168,6 +173,8 @@ class Running(Consumer):
     async def _run(self, number: int, checkpoint: str, token: int | None) -> NoReturn:
         journal, begun = await self._begun()
         claim = await self.store.claim_checkpoint(checkpoint, token=token)
+        if self._election is None:
+            self._claimed[number] = claim.token
         await Worker(
             self.store,
             self._work,

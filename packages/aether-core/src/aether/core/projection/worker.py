@@ -181,6 +181,9 @@ class Worker:
             except Exception as error:
                 if is_fatal(error, self._checkpoint.name):
                     raise
+                _log.warning(
+                    "%s: %d events failed together, now one by one: %r", self._checkpoint.name, len(ready), error
+                )
         for one in ready:
             await self._handle_one(one)
             self._done = one.position
@@ -330,17 +333,31 @@ class Worker:
             if not asked or parked.actor_id in stuck or not self._share.has(parked.actor_id):
                 continue
             event = await self._parked_event(parked)
-            try:
-                await self._note(
-                    Unparked(self._version, parked.event_id), Delivered(Position.parse(parked.position), event)
-                )
-            except Exception as error:
-                if is_fatal(error, self._checkpoint.name):
-                    raise
+            error = await self._retry_one(parked, Delivered(Position.parse(parked.position), event))
+            if error is not None:
                 stuck.add(parked.actor_id)
                 _log.warning("%s: %s stays parked: %r", self._checkpoint.name, _named(event), error)
                 again = parked.again(f"{type(error).__name__}: {error}"[:2000])
                 await self._note(again)
+
+    async def _retry_one(self, parked: Parked, one: Delivered) -> Exception | None:
+        """Handle a parked event, as often as it takes while the error says nothing about it; what it failed with."""
+        attempts = 0
+        while True:
+            try:
+                await self._note(Unparked(self._version, parked.event_id), one)
+            except Exception as error:
+                if is_fatal(error, self._checkpoint.name):
+                    raise
+                if not is_transient(error):
+                    return error
+                self._report("retrying", error)
+                await self._work.clock.sleep(self._work.on_error.pause(attempts, random.random()))
+                attempts += 1
+            else:
+                if attempts:
+                    self._report("running", None)
+                return None
 
     async def _parked_event(self, parked: Parked) -> Event:
         version = parked.event_version

@@ -83,6 +83,7 @@ def new_event(payload: object, *, metadata: Mapping[str, str] | None = None) -> 
         return msgspec.structs.replace(payload, metadata=dict(metadata) | payload.metadata) if metadata else payload
     given = dict(metadata or {})
     mark = _mark_of(type(payload))
+    given.pop(SCHEMA, None)  # of another event, whose metadata is handed on
     if mark.schema != 1:
         given[SCHEMA] = str(mark.schema)
     return NewEvent(type=mark.name, data=to_json(payload, mark.name), metadata=given)
