@@ -300,6 +300,34 @@ def test_a_crash_between_parking_and_the_checkpoint_parks_once(run):
     run(body)
 
 
+def test_an_event_that_was_dropped_before_the_checkpoint_was_behind_it_stays_dropped(run):
+    async def body(store, clock):
+        await put(store, "aBAD", "aX", "bX")
+        view = View(BAD=100)
+        running = project(store, "list", view, on_error=PARK, batch=1, clock=clock)
+        save = store.save_checkpoint
+        calls = []
+
+        async def saved(name, position, **more):
+            calls.append(position)
+            if len(calls) == 2:  # the first is the fence in front of parking
+                raise Crash
+            await save(name, position, **more)
+
+        store.save_checkpoint = saved
+        with pytest.raises(Crash):
+            await running.run()
+        store.save_checkpoint = save
+        (parked,) = await running.parked()
+        await running.drop_parked(parked.event_id)
+        async with project(store, "list", view, on_error=PARK, clock=clock) as running:
+            await settled(running)
+            assert await running.parked() == []
+        assert sorted(view.seen) == ["a2X", "b1X"]
+
+    run(body)
+
+
 def test_a_handler_that_cancels_itself_is_not_silent(run):
     async def body(store, clock):
         await put(store, "aX")

@@ -47,7 +47,9 @@ class JetStreamTail:
         self._end = after
         self._ready: deque[Stored] = deque()
         self._ahead: asyncio.Task[Page] | None = None
-        self._half = 0
+        self._half = -1
+        """With how many events left of a page of the past the next one is asked for, -1 if it is not."""
+
         self._wake = asyncio.Event()
         self._consumer: str | None = None
         self._subscription = AsyncExitStack()
@@ -126,6 +128,7 @@ class JetStreamTail:
 
     async def _stop_looking(self) -> None:
         ahead, self._ahead = self._ahead, None
+        self._half = -1
         if ahead is not None:
             ahead.cancel()
             await asyncio.wait([ahead])

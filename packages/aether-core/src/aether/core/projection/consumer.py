@@ -156,7 +156,7 @@ class Consumer:
         """
         journal = await self._journal()
         version = self._meant(journal)
-        if event_id not in {one.event_id for one in journal.parked(version)}:
+        if not journal.is_parked(version, event_id):
             raise LookupError(f"{self} has parked no event {event_id!r}; look at parked()")
         await journal.note(Unparked(version, event_id, dropped=True))
 

@@ -108,6 +108,7 @@ class Journal:
         self.active = 1
         self.begun: dict[int, Begun] = {}
         self._parked: dict[int, dict[str, Parked]] = {}
+        self._dropped: set[tuple[int, str]] = set()
 
     async def refresh(self) -> Journal:
         """Read what is new."""
@@ -134,10 +135,20 @@ class Journal:
             self._parked.setdefault(entry.version, {})[entry.event_id] = entry
         elif isinstance(entry, Unparked):
             self._parked.get(entry.version, {}).pop(entry.event_id, None)
+            if entry.dropped:
+                self._dropped.add((entry.version, entry.event_id))
 
     def parked(self, version: int) -> list[Parked]:
         """What is parked now, in the order in which it was parked first."""
         return list(self._parked.get(version, {}).values())
+
+    def is_parked(self, version: int, event_id: str) -> bool:
+        """Whether an event is parked now."""
+        return event_id in self._parked.get(version, {})
+
+    def was_dropped(self, version: int, event_id: str) -> bool:
+        """Whether somebody has given an event up."""
+        return (version, event_id) in self._dropped
 
     async def note(self, *entries: Entry, connection: object | None = None) -> None:
         """Append entries at the end.

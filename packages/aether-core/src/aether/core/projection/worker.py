@@ -276,8 +276,10 @@ class Worker:
     async def _park(self, one: Delivered, error: str, attempts: int) -> None:
         """Put an event aside. Its actor is blocked, so that its events stay in order."""
         event = one.event
-        known = {parked.event_id for parked in self._journal.parked(self._version)}
-        if event.id not in known:  # a crash behind the note, and before the checkpoint
+        # Behind a crash between the note and the checkpoint it is parked already, or was dropped since.
+        if self._journal.was_dropped(self._version, event.id):
+            return
+        if not self._journal.is_parked(self._version, event.id):
             await self._note(
                 Parked(
                     version=self._version,
@@ -289,7 +291,7 @@ class Worker:
                     attempts=attempts,
                 )
             )
-        self._block()
+        self._blocked.add(event.actor_id)
 
     async def _note(self, entry: Parked | Unparked, *handled: Delivered) -> None:
         """Write to the journal, fenced: with the checkpoint in one transaction, or right behind it.
