@@ -17,11 +17,12 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 class Slow(MemoryStore):
     """Takes a second for each page of a tail; a page that is cancelled meanwhile is not taken."""
 
-    def __init__(self, *, fails_at: int = 0) -> None:
+    def __init__(self, *, fails_at: int = 0, pause: float = 1) -> None:
         super().__init__(NamespaceSpace())
         self.asked: list[int] = []
         self.under_way = 0
         self.fails_at = fails_at
+        self.pause = pause
 
     @asynccontextmanager
     async def tail(self, *, after: int) -> AsyncIterator[Tail]:
@@ -40,7 +41,7 @@ class _Slow:
         assert store.under_way == 0, "a tail is asked by one at a time"
         store.under_way += 1
         try:
-            await asyncio.sleep(1)
+            await asyncio.sleep(store.pause)
             if len(store.asked) == store.fails_at:
                 raise Unavailable("page", reason="no server")
             return await self._tail.page(limit)
@@ -101,6 +102,16 @@ def test_what_is_live_is_not_asked_for_ahead(virtual: Run) -> None:
                 await store.append(Event(type="T", actor_id="a", version=version))
                 await asyncio.sleep(10)
             assert (driver.asked, driver.under_way) == ([4, 4, 4], 0)
+
+    virtual(main())
+
+
+def test_what_comes_at_once_is_not_asked_for_ahead(virtual: Run) -> None:
+    async def main() -> None:
+        driver = Slow(pause=0)
+        async with filled(driver, 20) as store, store.subscribe(buffer=8) as events:
+            assert await versions(events, 20) == list(range(1, 21))
+            assert driver.asked == [8, 8, 8]
 
     virtual(main())
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from aether.core.store import EventStore
 
 
+_WORTH_IT = 0.0005  # seconds: a page that comes sooner is had for less than a task and some turns of the event loop
+
+
 class Subscription:
     """An endless iterator over `(position, event)`.
 
@@ -36,11 +39,12 @@ class Subscription:
         self._waiting: deque[Stored] = deque()
         self._ahead: asyncio.Task[Sequence[Stored]] | None = None
         self._more = False
-        """Whether the last page was a full one: there is more then, or very nearly."""
+        """Whether the last page was a full one, so there is more, or very nearly, and took its time."""
 
         self._passed: Stored | None = None
         self._position = after
         self._asked = buffer
+        self._slow = False
         self._manager: AbstractAsyncContextManager[Tail] | None = None
         self._tail: Tail | None = None
         self._wait: asyncio.Timeout | None = None
@@ -154,7 +158,7 @@ class Subscription:
         if self._left or self._tail is None or self._ahead is not None:
             return
         self._asked = room
-        self._ahead = asyncio.get_running_loop().create_task(_page(self._tail, room))
+        self._ahead = asyncio.get_running_loop().create_task(self._ask(self._tail, room))
         self._ahead.add_done_callback(_heard)
         try:
             for _ in range(TURNS):
@@ -177,7 +181,7 @@ class Subscription:
             raise
         finally:
             self._wait = None
-        self._more = len(page) >= self._asked
+        self._more = self._slow and len(page) >= self._asked
         return page
 
     async def _next_page(self, tail: Tail) -> Sequence[Stored]:
@@ -190,11 +194,14 @@ class Subscription:
             if not ahead.cancelled():
                 return ahead.result()
         self._asked = self._buffer
-        return await tail.page(self._buffer)
+        return await self._ask(tail, self._buffer)
 
-
-async def _page(tail: Tail, limit: int) -> Sequence[Stored]:
-    return await tail.page(limit)
+    async def _ask(self, tail: Tail, limit: int) -> Sequence[Stored]:
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        page = await tail.page(limit)
+        self._slow = clock() - start >= _WORTH_IT
+        return page
 
 
 def _heard(task: asyncio.Task[Sequence[Stored]]) -> None:

@@ -34,6 +34,7 @@ _PULL_ROOM = 1 << 16
 _RETRY_SECONDS = 0.1
 _PAGE_COMMITS = 4000  # of the past; with large ones a page ends at 2 MiB, and there are two of them at most
 _PAGE_BYTES = 2 << 20
+_TURNS = 2  # of the event loop, until the question is sent
 _PULL_AGAIN = ("404", "408")  # nothing there, or the pull has expired
 
 
@@ -96,7 +97,7 @@ class JetStreamTail:
         await self._log.ready()
         await self._check_history()
         if self._ready:
-            return self._taken(limit)
+            return await self._taken_ahead(limit)
         if self._after >= self._end:
             last = await self._log.last(self._log.subjects)
             if last is not None:
@@ -109,7 +110,7 @@ class JetStreamTail:
             return ()
         self._ready.extend(page.records)
         self._half = len(page.records) // 2 if page.more else -1
-        return self._taken(limit)
+        return await self._taken_ahead(limit)
 
     async def _past(self) -> Page:
         """The next page of the past, which may be on its way."""
@@ -133,11 +134,15 @@ class JetStreamTail:
             ahead.cancel()
             await asyncio.wait([ahead])
 
-    def _look_ahead(self) -> None:
-        """Let the server work on the next page while the second half of this one is consumed."""
-        self._ahead = asyncio.get_running_loop().create_task(self._ask(self._ready[-1].position))
-        self._ahead.add_done_callback(_heard)
-        self._half = -1
+    async def _taken_ahead(self, limit: int) -> Sequence[Stored]:
+        """What is ready; the server works on the next page while the second half of this one is consumed."""
+        if 0 < len(self._ready) - limit <= self._half:
+            self._half = -1
+            self._ahead = asyncio.get_running_loop().create_task(self._ask(self._ready[-1].position))
+            self._ahead.add_done_callback(_heard)
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)  # before anything is taken: a wait that is cancelled loses nothing
+        return self._taken(limit)
 
     async def _check_history(self) -> None:
         """After a loss, make sure that what was delivered last still stands there: the stream may be restored."""
@@ -169,10 +174,7 @@ class JetStreamTail:
         return self._taken(limit)
 
     def _taken(self, limit: int) -> Sequence[Stored]:
-        ready = self._ready
-        if 0 < len(ready) - limit <= self._half:
-            self._look_ahead()
-        return [ready.popleft() for _ in range(min(limit, len(ready)))]
+        return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
 
     # --- The consumer ---
 
