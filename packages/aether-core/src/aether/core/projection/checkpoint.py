@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from aether.core._ahead import TURNS
 from aether.core.clock import Clock
 from aether.core.event import Claim, Position
 from aether.core.store import EventStore
@@ -35,6 +36,8 @@ class Checkpoint:
         if position != self.saved:
             self._saving = asyncio.get_running_loop().create_task(self._save(position))
             self._saving.add_done_callback(_heard)
+            for _ in range(TURNS):  # or it would not be under way before a handler waits for something
+                await asyncio.sleep(0)
 
     async def save_in(self, connection: object, position: Position) -> None:
         """Move it in the caller's transaction; it has `arrived` when that is committed."""
