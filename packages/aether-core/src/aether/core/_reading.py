@@ -23,10 +23,13 @@ async def read_short(store: EventStore, actor_id: str, *, after: int, upto: int 
     page = await store._live().read(actor_id, after=after, upto=upto, limit=None, reverse=False)
     if page.more:
         return None
-    for expected, stored in enumerate(page.records, after + 1):
-        if stored.version != expected:
-            raise _missing(stored, expected)
-    return [decode_event(stored) for stored in page.records]
+    found: list[Event] = []
+    for stored in page.records:
+        after += 1
+        if stored.version != after:
+            raise _missing(stored, after)
+        found.append(decode_event(stored))
+    return found
 
 
 def _missing(stored: Stored, expected: int) -> CorruptEvent:

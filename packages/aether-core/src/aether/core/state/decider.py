@@ -61,8 +61,9 @@ class Decider(Generic[State, Command, Told]):
             raise TypeError(
                 f"decide returns events, not {type(told).__name__}; return a list, an empty one for nothing"
             )
-        encode = new_event if self.types is None else self.types.encode
-        return [encode(one, metadata=metadata) for one in told]
+        if self.types is not None:
+            return [self.types.encode(one, metadata=metadata) for one in told]
+        return [one if type(one) is NewEvent and not metadata else new_event(one, metadata=metadata) for one in told]
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,22 @@ def _decide_nothing(_state: Any, _command: Any) -> Iterable[Any]:
 
 class _Actor(Generic[State, Told]):
     """The state of an actor as one call knows it."""
+
+    __slots__ = (
+        "_actor_id",
+        "_decider",
+        "_fresh",
+        "_key",
+        "_place",
+        "_snapshots",
+        "_store",
+        "dropped",
+        "kept",
+        "known",
+        "last_id",
+        "state",
+        "version",
+    )
 
     def __init__(
         self,
@@ -262,6 +279,8 @@ def _keyed(key: str, number: int) -> str:
 
 
 def _placed(told: Sequence[NewEvent], actor_id: str, version: int, key: str | None) -> list[Event]:
+    if key is None and len(told) == 1:
+        return [told[0].at(actor_id, version + 1)]
     events = [one.at(actor_id, version + number) for number, one in enumerate(told, 1)]
     if key is None:
         return events
@@ -270,14 +289,14 @@ def _placed(told: Sequence[NewEvent], actor_id: str, version: int, key: str | No
 
 async def _append(store: EventStore, events: Sequence[Event], attempts: int) -> Appended:
     """Append, and repeat it while the outcome is unknown: a conflict then says that it was not stored."""
-    for left in reversed(range(attempts)):
+    while True:
         try:
             return await store.append(*events)
         except OutcomeUnknown as error:
-            if not left:
+            attempts -= 1
+            if not attempts:
                 error.add_note("the same call is this append, of events with these ids; execute(key=) repeats safely")
                 raise
-    raise AssertionError("the last attempt returns or raises")
 
 
 async def _pause(attempt: int) -> None:
