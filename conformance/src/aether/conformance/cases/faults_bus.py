@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -14,7 +15,7 @@ from aether.conformance.violations import expect, expect_error
 from aether.core import BusSubscription, Durability, EventBus, NoResponders, OutcomeUnknown, TimedOut, Unavailable
 
 _PLACES = (1, 20, 60, 150, 400)
-_AGAIN = 200  # publishes without an interruption
+_TRIES = 5  # of a fault, within the time that an interruption may take to be told
 _EACH = 20
 
 
@@ -57,15 +58,17 @@ async def _publish_until(
     await ctx.within(publish(), what)
 
 
-def _told(events: BusSubscription, fault: Callable[[], None]) -> Callable[[], bool]:
+def _told(ctx: Context, events: BusSubscription, fault: Callable[[], None]) -> Callable[[], bool]:
     """Whether another interruption was reported. A bus may hold several connections through the link, and the one that
-    broke may not be the one that events come through, so the fault comes again after a while."""
-    before, asked = events.interrupted, 0
+    broke may not be the one that events come through, so the fault comes again: not before a connection had time to
+    be made anew, or it would break that one, too."""
+    clock = asyncio.get_running_loop().time
+    before, again = events.interrupted, clock() + ctx.deadline / _TRIES
 
     def told() -> bool:
-        nonlocal asked
-        asked += 1
-        if asked % _AGAIN == 0:
+        nonlocal again
+        if clock() > again:
+            again += ctx.deadline / _TRIES
             fault()
         return events.interrupted > before
 
@@ -85,7 +88,7 @@ async def subscriber_reset(ctx: Context) -> None:
             *(partial(link.reset_after, Way.REPLIES, place) for place in _PLACES),
         ]
         for number, fault in enumerate(faults, start=1):
-            told = _told(events, fault)
+            told = _told(ctx, events, fault)
             fault()
             for _ in range(_EACH):
                 await _publish(publisher, "p", published["p"])
