@@ -208,6 +208,19 @@ def test_retry_waits_longer_each_time_and_keeps_the_order(run):
     run(body)
 
 
+def test_whoever_catches_its_error_is_asked_for_nothing_more(run):
+    async def body(store, clock):
+        await put(store, "aBAD")
+        task = asyncio.current_task()
+        assert task is not None
+        for _ in range(2):
+            with pytest.raises(LookupError):
+                await project(store, "stops", View(BAD=10), on_error=STOP, clock=clock).run()
+            assert not task.cancelling()
+
+    run(body)
+
+
 def test_retry_ends_as_it_is_told(run):
     async def body(store, clock):
         await put(store, "aBAD")

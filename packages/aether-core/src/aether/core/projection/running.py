@@ -213,9 +213,16 @@ class Running(Consumer):
 @asynccontextmanager
 async def _single() -> AsyncIterator[None]:
     """Raise the error of a task as it is, where it is the only one."""
+    task = asyncio.current_task()
+    assert task is not None
+    asked = task.cancelling()
     try:
         yield
     except BaseExceptionGroup as group:
+        # A group cancels its owner when a task fails, and up to Python 3.12 does not always take that back: up to
+        # 3.11.2 time-outs of a task that was caught that way end with CancelledError.
+        while task.cancelling() > asked:
+            task.uncancel()
         if len(group.exceptions) == 1:
             raise group.exceptions[0] from None
         raise
