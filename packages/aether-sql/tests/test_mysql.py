@@ -14,12 +14,15 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import aether.sql
 from aether.core import Event, OutcomeUnknown, Snapshot, Unavailable, VersionConflict, open_store
 from aether.core.features import Durability
+from aether.core.kit import Bell
 from aether.core.scope import Scope
-from aether.core.spi import NewRecord, RevisionConflict, Write
+from aether.core.spi import Message, NewRecord, RevisionConflict, Write
 from aether.core.url import BackendURL
+from aether.sql.bus import SqlLog
 from aether.sql.database import WrongConnection
 from aether.sql.election import SqlRegister
 from aether.sql.mysql import HOLE, Mysql
+from aether.sql.mysql_connections import MysqlSession
 from aether.sql.mysql_schema import durability_of
 from aether.sql.schema import SchemaMissing, ddl
 from aether.sql.servers import MariadbServer
@@ -372,3 +375,67 @@ async def test_durability_is_read_from_the_server(url):
         async with open_store(url, namespace="shop") as store:
             found.append(store.durability)
     assert found == [Durability.NONE, Durability.PROCESS, Durability.HOST]
+
+
+@pytest.mark.parametrize("missed", [0, 1, 2])
+async def test_what_a_query_has_missed_is_found_by_the_next_one(url, monkeypatch, missed):
+    """MariaDB collects what a query may see while transactions end: it can miss one, and see the one behind it."""
+    ask, misses = MysqlSession.ask, 0
+
+    async def miss(session, *arguments):
+        nonlocal misses
+        found = await ask(session, *arguments)
+        if misses and len(found[0].rows) == 4:
+            misses -= 1
+            rows = list(found[0].rows)
+            del rows[missed]
+            return (found[0]._replace(rows=tuple(rows)), *found[1:])
+        return found
+
+    monkeypatch.setattr(MysqlSession, "ask", miss)
+    store, log = SqlStore(BackendURL(url), Scope("shop")), SqlLog(BackendURL(url), Scope("shop"), Bell())
+    await store.open()
+    await log.open()
+    await store.append([write("a", 1)])
+    for version in (2, 3, 4):
+        await store.append([write("a", version)])
+        await log.put(Message("shop", "Done", "a", b"{}"))
+    await log.put(Message("shop", "Done", "a", b"{}"))
+    first = (await store.head()).position - 4
+    for page in (
+        lambda: store.feed(after=first, upto=first + 4, limit=100),
+        lambda: store.read("a", after=0, upto=None, limit=None, reverse=False),
+        lambda: store.read("a", after=0, upto=None, limit=None, reverse=True),
+    ):
+        misses = 1
+        whole = (await page()).records
+        assert sorted(one.version for one in whole) == [1, 2, 3, 4] or (missed == 0 and whole[0].version == 3)
+    misses = 1
+    assert [one.position for one in await log.after(0, 100)] == [1, 2, 3, 4]
+    await log.close()
+    await store.close()
+
+
+async def test_a_hole_that_stays_is_passed(url, monkeypatch):
+    """The first commit of a connection leaves one."""
+    asked = []
+    ask = MysqlSession.ask
+
+    async def count(session, *arguments):
+        asked.append(arguments)
+        return await ask(session, *arguments)
+
+    for version in (1, 2):
+        store = SqlStore(BackendURL(url), Scope("shop"))
+        await store.open()
+        await store.append([write("a", version)])
+        await store.close()
+    await store.open()
+    monkeypatch.setattr(MysqlSession, "ask", count)
+    page = await store.feed(after=0, upto=1 << 60, limit=100)
+    assert [one.version for one in page.records] == [1, 2]
+    assert len(asked) == 2
+    asked.clear()
+    again = await store.feed(after=page.records[0].position, upto=1 << 60, limit=100)
+    assert (await store.read("a", after=1, upto=None, limit=1, reverse=True)).records == again.records
+    await store.close()

@@ -5,6 +5,10 @@ its lock until it commits, so the order of positions is the order of commits. As
 remembered, a stale one can cause no gap, only a violation of the unique key, and then the batch is judged again with
 the lock held. A batch of actors that are known is one round trip.
 
+Commits are not seen in that order: MariaDB collects what a query may see while transactions end, one at a time, and can
+miss one, but see the one behind it that had waited for its lock (1 of 440,000 queries beside four writers, measured). A
+page in which something is missing is read again: what ended before that query begins, it sees.
+
 InnoDB shows a commit to others shortly before it is on the disk, unless there is a binary log. What was seen and then
 lost in a crash must not give its position to something else, so the first commit of each connection leaves a hole, and
 so does each that joins a transaction of the caller, of whose connection nothing is known.
@@ -43,7 +47,7 @@ from aether.sql.mysql_connections import (
 from aether.sql.mysql_schema import DIALECT, Foundation
 from aether.sql.options import creates, tables_of
 from aether.sql.schema import Tables
-from aether.sql.statements import Statement, Statements
+from aether.sql.statements import Counted, Statement, Statements
 
 Part = TypeVar("Part")
 
@@ -114,6 +118,8 @@ class Mysql:
 
         async def query(session: MysqlSession) -> Sequence[Row]:
             (found,) = await session.ask(statement.sql, row)
+            if statement.counted is not None and _has_holes(found.rows, statement.counted, values["after"]):
+                (found,) = await session.ask(statement.sql, row)
             return found.rows
 
         return await self._connections.run(what, query)
@@ -350,6 +356,14 @@ async def _store_behind(
         await session.ask(statement)
     await session.commit(others[-1])
     return counted.last_id
+
+
+def _has_holes(rows: Sequence[Row], counted: Counted, after: int) -> bool:
+    """Whether numbers are missing between those of a page, or in front of it where it goes upwards."""
+    if not rows:
+        return False
+    first, last = rows[0][counted.column], rows[-1][counted.column]
+    return abs(last - first) + 1 != len(rows) or not (counted.backwards or first == after + 1)
 
 
 def _parts(rows: Sequence[Part], size: Callable[[Part], int]) -> Iterator[Sequence[Part]]:

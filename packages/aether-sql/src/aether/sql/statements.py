@@ -5,8 +5,8 @@ Compiling is what SQLAlchemy is best at; executing through it costs more than th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -24,11 +24,24 @@ SMALL = PAGE_BYTES // PAGE_EVENTS
 """The bytes of a document that needs no care, because a page of them is no larger than a page may be."""
 
 
+class Counted(NamedTuple):
+    """A column whose numbers follow one another."""
+
+    column: int
+    backwards: bool = False
+
+
+_POSITIONS, _VERSIONS, _VERSIONS_BACK = Counted(0), Counted(2), Counted(2, backwards=True)
+
+
 class Statement:
     """SQL text with the names of its parameters in the order in which the driver wants their values."""
 
     quick: Statement | None = None
     """The same page for half of the price, in which larger documents than `SMALL` are left out: they are NULL."""
+
+    counted: Counted | None = None
+    """Of a page: what goes on by one from row to row, but for holes that stay."""
 
     def __init__(self, statement: sa.ClauseElement, dialect: sa.Dialect) -> None:
         compiled = statement.compile(dialect=dialect)
@@ -59,10 +72,10 @@ class Statements:
         self.version = self._made(sa.select(sa.func.max(events.version)).where(ns, actor))
         self.head = self._made(self._stored().where(ns).order_by(events.position.desc()).limit(sa.literal_column("1")))
         within = (events.position > _given("after"), events.position <= _given("upto"))
-        self.feed = self._page(known.events, [ns, *within], events.position)
+        self.feed = self._page(known.events, [ns, *within], events.position, counted=_POSITIONS)
         between = (events.version > _given("after"), events.version <= _given("upto"))
-        self.read = self._page(known.events, [ns, actor, *between], events.version)
-        self.read_back = self._page(known.events, [ns, actor, *between], events.version.desc())
+        self.read = self._page(known.events, [ns, actor, *between], events.version, counted=_VERSIONS)
+        self.read_back = self._page(known.events, [ns, actor, *between], events.version.desc(), counted=_VERSIONS_BACK)
 
         slot = (slots.ns == _given("ns"), slots.kind == _given("kind"), slots.name == _given("name"))
         self.load = self._made(sa.select(slots.revision, slots.value).where(*slot))
@@ -82,7 +95,8 @@ class Statements:
         named = namespaces.name == _given("name")
         self.namespace = self._made(sa.select(namespaces.ns, namespaces.identity).where(named))
         self.setting = self._made(sa.select(settings.value).where(settings.name == _given("name")))
-        self.received = self._page(known.messages, [messages.position > _given("after")], messages.position)
+        behind = messages.position > _given("after")
+        self.received = self._page(known.messages, [behind], messages.position, counted=_POSITIONS)
 
     def _made(self, statement: sa.ClauseElement) -> Statement:
         return Statement(statement, self._dialect)
@@ -97,7 +111,19 @@ class Statements:
         return self._stored() if table is self._known.events else sa.select(*table.c)
 
     def _page(
-        self, table: sa.Table, wanted: Iterable[sa.ColumnElement[bool]], order: sa.ColumnElement[Any]
+        self,
+        table: sa.Table,
+        wanted: Sequence[sa.ColumnElement[bool]],
+        order: sa.ColumnElement[Any],
+        *,
+        counted: Counted,
+    ) -> Statement:
+        page = self._cut_page(table, wanted, order)
+        page.counted = counted
+        return page
+
+    def _cut_page(
+        self, table: sa.Table, wanted: Sequence[sa.ColumnElement[bool]], order: sa.ColumnElement[Any]
     ) -> Statement:
         if self._dialect.name in ("mysql", "mariadb"):
             return self._narrow_page(table, wanted, order)
