@@ -123,7 +123,7 @@ async def _break_links(crowd: _Crowd, link: Link) -> None:
     rng.shuffle(faults)
     for fault in faults:
         fault()
-        await crowd.progress()
+        await crowd.progress(2 * _STEPS)
         if rng.random() < 0.5:
             link.reset()  # what is held is lost
         link.heal()
