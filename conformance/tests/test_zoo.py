@@ -1,8 +1,10 @@
 """The suite itself is proved by broken backends: each one dies by the cases that it names, and a sound one does not."""
 
 import asyncio
+import gc
 import importlib.util
 import inspect
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
@@ -42,9 +44,18 @@ def _harness(mutant: object) -> Harness:
     return QuickServerHarness() if getattr(mutant, "needs_server", False) else QuickHarness()
 
 
+@pytest.fixture
+def swept() -> Iterator[None]:
+    """What a mutant leaves behind is its own affair: it is not found in a later test."""
+    yield
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()
+
+
 # --- Every mutant dies ---
 
 
+@pytest.mark.usefixtures("swept")
 @pytest.mark.parametrize("name", [name for name, mutant in MUTANTS.items() if caught_by(mutant)])
 def test_mutant_dies_by_its_cases(
     name: str, record_property: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
