@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 from aether.core._ahead import Ahead
-from aether.core.encoding import decode_event
+from aether.core.encoding import AT_ONCE, decode_event, decode_events
 from aether.core.errors import CorruptEvent
 from aether.core.event import Event, Position
 from aether.core.filters import EventFilter
@@ -30,6 +30,13 @@ async def read_short(store: EventStore, actor_id: str, *, after: int, upto: int 
             raise _missing(stored, after)
         found.append(decode_event(stored))
     return found
+
+
+def _parts(half: int, size: int) -> Iterator[tuple[int, int]]:
+    """A page in parts that are decoded together. One of them begins at the half."""
+    for first, last in ((0, half), (half, size)):
+        for start in range(first, last, AT_ONCE):
+            yield start, min(start + AT_ONCE, last)
 
 
 def _missing(stored: Stored, expected: int) -> CorruptEvent:
@@ -56,15 +63,18 @@ async def read_actor(
                 limit -= len(page.records)
             after, upto = (after, last - 1) if reverse else (last, upto)
             more = page.more and limit != 0 and (upto is None or upto > after)
-            half = len(page.records) // 2  # who leaves early has asked for nothing in vain
-            for place, stored in enumerate(page.records):
-                if place == half and more:
+            first, half, size = page.records[0].version, len(page.records) // 2, len(page.records)
+            expected = first if expected is None else expected
+            for start, end in _parts(half, size):
+                if start == half and more:  # who leaves earlier has asked for nothing in vain
                     question = store._live().read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
                     await ahead.begin(question)
-                if expected is not None and stored.version != expected:
-                    raise _missing(stored, expected)
-                expected = stored.version + step
-                yield decode_event(stored)
+                part = page.records[start:end]
+                for stored, event in zip(part, decode_events(part), strict=True):
+                    if stored.version != expected:
+                        raise _missing(stored, expected)
+                    expected += step
+                    yield event
             if not more:
                 return
             page = await ahead.page()
@@ -93,16 +103,17 @@ async def read_feed(
             more = page.more and order < end
             half = len(page.records) // 2
             size = min(2 * size, _LARGEST_PAGE)
-            for place, stored in enumerate(page.records):
-                if place == half and more:
+            for start, stop in _parts(half, len(page.records)):
+                if start == half and more:
                     await ahead.begin(store._live().feed(after=order, upto=end, limit=size))
-                event = wanted.decode(stored)
-                if event is not None:
-                    yield Position.at(identity, stored.position, event.id), event
-                    if left is not None:
-                        left -= 1
-                        if left == 0:
-                            return
+                part = page.records[start:stop]
+                for stored, event in zip(part, wanted.decode_all(part), strict=True):
+                    if event is not None:
+                        yield Position.at(identity, stored.position, event.id), event
+                        if left is not None:
+                            left -= 1
+                            if left == 0:
+                                return
             if not more:
                 return
             page = await ahead.page()

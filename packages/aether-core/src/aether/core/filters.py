@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from aether.core.encoding import decode_event
+from aether.core.encoding import decode_event, decode_events
 from aether.core.event import Event
 from aether.core.names import check_name
 from aether.core.spi import Stored
@@ -37,6 +37,10 @@ class EventFilter:
             return None
         event = decode_event(stored)
         return event if self.types is None or event.type in self.types else None
+
+    def decode_all(self, page: Sequence[Stored]) -> Iterable[Event | None]:
+        """`decode` for each; what cannot be decoded is raised when it is reached."""
+        return decode_events(page) if self._parts is None and self.types is None else map(self.decode, page)
 
 
 def _matches(parts: list[str], text: str) -> bool:

@@ -6,11 +6,12 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from aether.core._ahead import TURNS
-from aether.core.encoding import decode_event
+from aether.core.encoding import AT_ONCE, decode_event
 from aether.core.errors import Closed, CorruptEvent
 from aether.core.event import Event, Position
 from aether.core.filters import EventFilter
@@ -131,18 +132,18 @@ class Subscription:
         if self._more:
             await self._look_ahead(self._buffer)
         found: list[tuple[Position, Event]] = []
-        waiting, decode, identity = self._waiting, self._wanted.decode, self._identity
+        waiting, wanted, identity = self._waiting, self._wanted, self._identity
         passed: Stored | None = None
         try:
             while waiting:
-                stored = waiting[0]
-                event = decode(stored)
-                waiting.popleft()
-                if event is None:
-                    passed = stored
-                else:
-                    passed = None
-                    found.append((Position.at(identity, stored.position, event.id), event))
+                part = list(islice(waiting, AT_ONCE))
+                for stored, event in zip(part, wanted.decode_all(part), strict=True):
+                    waiting.popleft()
+                    if event is None:
+                        passed = stored
+                    else:
+                        passed = None
+                        found.append((Position.at(identity, stored.position, event.id), event))
         except CorruptEvent:
             if not (found or passed):
                 raise

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 from aether.core.clock import Clock
 from aether.core.correlation import begin_handling, end_handling, handling
-from aether.core.encoding import decode_event
+from aether.core.encoding import decode_event, decode_events
 from aether.core.errors import CorruptEvent, VersionConflict
 from aether.core.event import Event, Position
 from aether.core.filters import EventFilter
@@ -79,6 +79,10 @@ class _Filter(EventFilter):
         if self._all:
             return decode_event(stored)
         return super().decode(stored) if self._share.has(actor_id) else None
+
+    def decode_all(self, page: Sequence[Stored]) -> Iterable[Event | None]:
+        reserved = [stored for stored in page if stored.actor_id.startswith(RESERVED)]
+        return decode_events(page) if self._all and not reserved else map(self.decode, page)
 
 
 class Delivered(NamedTuple):
