@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -66,8 +66,7 @@ class Decider(Generic[State, Command, Told]):
         return [one if type(one) is NewEvent and not metadata else new_event(one, metadata=metadata) for one in told]
 
 
-@dataclass(frozen=True)
-class Executed(Generic[State]):
+class Executed(NamedTuple, Generic[State]):
     """What became of a command: the actor's state and version behind it, and the events that were appended for it."""
 
     state: State
