@@ -155,7 +155,7 @@ class EventLog:
             reply = await self.connection.request(subject, body, headers=headers, timeout=self.attempt)
         except NoReply as error:
             raise OutcomeUnknown(what, reason=str(error)) from error
-        ack = msgspec.json.decode(reply.data, type=_Ack) if reply.data else _Ack()
+        ack = _decode_ack(reply.data) if reply.data else _Ack()
         if ack.error is None and ack.seq > 0:
             if ack.seq < self._acknowledged:
                 self.doubt()  # sequences never go back
@@ -303,6 +303,9 @@ class _AckError(msgspec.Struct):
 class _Ack(msgspec.Struct):
     seq: int = 0
     error: _AckError | None = None
+
+
+_decode_ack = msgspec.json.Decoder(_Ack).decode
 
 
 def _identity(config: Mapping[str, Any]) -> str | None:

@@ -23,6 +23,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from functools import cache
 from typing import Self
 
 from aether.core.errors import CommitTooLarge, Unavailable, VersionConflict
@@ -102,10 +103,7 @@ class JetStreamStore:
 
     @property
     def limits(self) -> Limits:
-        room = max(1, self._connection.max_payload - _HEADER_ROOM)
-        events = max(1, min(_MOST_EVENTS, room // 256))
-        size = max(1, room - events)  # a newline for each
-        return Limits(max_event_bytes=size, max_commit_bytes=size, max_commit_events=events, max_snapshot_bytes=room)
+        return _limits(self._connection.max_payload)
 
     @property
     def durability(self) -> Durability:
@@ -174,7 +172,7 @@ class JetStreamStore:
     async def _publish(self, writes: Sequence[Write], tips: Sequence[int]) -> int:
         """Send the commit and return the sequence of its last message."""
         size = len(writes)
-        batch = new_id()
+        batch = new_id() if size > 1 else ""
         sequence = 0
         for number, (write, tip) in enumerate(zip(writes, tips, strict=True), start=1):
             subject = self._log.subject(write.actor_id)
@@ -245,6 +243,15 @@ class JetStreamStore:
     ) -> int:
         await self._state.ready()
         return await self._state.put(self._state.subject(kind, name), value, expected=expected)
+
+
+@cache
+def _limits(max_payload: int) -> Limits:
+    """What a server allows: asked for with each append, and the same for as long as the connection lasts."""
+    room = max(1, max_payload - _HEADER_ROOM)
+    events = max(1, min(_MOST_EVENTS, room // 256))
+    size = max(1, room - events)  # a newline for each
+    return Limits(max_event_bytes=size, max_commit_bytes=size, max_commit_events=events, max_snapshot_bytes=room)
 
 
 def _last_record(commit: Commit) -> Stored:
