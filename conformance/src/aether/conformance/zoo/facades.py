@@ -37,11 +37,11 @@ def takes_an_empty_append(original: Any) -> Any:
     return append
 
 
-@breaks(_reading, "decode_event", caught_by="store.append.isolated")
+@breaks(_reading, "decode_events", caught_by="store.append.isolated")
 def shares_what_it_decodes(original: Any) -> Any:
     """Keeps decoded events for the next reader, who gets what the last one made of them."""
     kept: dict[bytes, Event] = {}
-    return lambda stored: kept.setdefault(stored.data, original(stored))
+    return lambda page: [kept.setdefault(one.data, event) for one, event in zip(page, original(page), strict=True)]
 
 
 @breaks(_commit, "_find", caught_by="store.append.many#replayed")
