@@ -9,7 +9,7 @@ from aether.core.event import new_id
 from aether.core.scope import Scope
 from aether.core.spi import Entry, RevisionConflict
 from aether.core.url import BackendURL
-from aether.nats.election import NatsRegister
+from aether.nats.election import NatsRegister, _Watch
 
 
 class Opened:
@@ -42,6 +42,16 @@ async def test_scan_is_complete_and_knows_names_from_tokens(shared, namespace):
         assert {entry.name: entry.value for entry in found} == {name: name.encode() for name in names[:3_000]}
         assert [entry.name for entry in await register.scan("node.")] == ["node.*"]
         assert not await register.scan("nobody")
+
+
+async def test_what_a_server_of_the_cluster_told_nobody_is_read(shared, namespace, monkeypatch):
+    """It had not heard yet of the subscription: the change is found by looking, a moment after the watch began."""
+    monkeypatch.setattr(_Watch, "received", lambda self, message: None)
+    async with Opened(shared.url, namespace) as register, Opened(shared.url, namespace) as other:
+        monkeypatch.setitem(other._connection.client._server_info, "cluster", "of three")
+        async with other.watch("a") as watch, asyncio.timeout(30):
+            revision = await register.cas("a", b"1", expected=0)
+            assert await watch.next() == Entry("a", revision, b"1")
 
 
 async def test_a_watch_reports_what_is_stored(shared, namespace):

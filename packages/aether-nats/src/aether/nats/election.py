@@ -37,6 +37,7 @@ _log = logging.getLogger("aether.nats")
 
 _KIND = "lease"
 _AT_ONCE = 64  # reads of one scan that are under way together
+_HEARD_SECONDS = (0.1, 1.0)  # behind which the servers of a cluster have told each other of a subscription
 _RETRY_SECONDS = 0.1
 
 
@@ -111,6 +112,10 @@ class NatsRegister:
             await stack.enter_async_context(self._connection.subscribe(subject, watch.received))
             stack.callback(self._connection.on_reconnect(watch.interrupted))
             await self._connection.barrier()
+            if "cluster" in self._connection.server_info:
+                # Other servers hear of the subscription a moment later: what changes before, they tell nobody.
+                for seconds in _HEARD_SECONDS:
+                    stack.callback(asyncio.get_running_loop().call_later(seconds, watch.interrupted).cancel)
             yield watch
 
 
