@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aether.core import CorruptEvent, Event, InvalidEvent, InvalidName
-from aether.core.encoding import MAX_DEPTH, decode_event, encode_event
+from aether.core.encoding import MAX_DEPTH, decode_event, decode_events, encode_event
 from aether.core.event import new_id
 from aether.core.spi import Stored
 
@@ -164,6 +164,20 @@ def test_an_event_in_the_wrong_place_is_corrupt() -> None:
     encoded = encode_event(make(version=2))
     with pytest.raises(CorruptEvent, match="holds version 2 of 'a'"):
         decode_event(Stored(7, "a", 1, encoded))
+
+
+@pytest.mark.parametrize("damage", [b"{", b'"\xff"', encode_event(make(version=9)), encode_event(make(actor_id="b"))])
+def test_what_is_in_front_of_a_damaged_event_is_read(damage: bytes) -> None:
+    """Those that are decoded together are given one by one: the damage is raised at its place, not before."""
+    page = [Stored(number, "a", number, encode_event(make(version=number))) for number in range(1, 6)]
+    page[3] = Stored(4, "a", 4, damage)
+
+    events = iter(decode_events(page))
+
+    assert [next(events).version for _ in range(3)] == [1, 2, 3]
+    with pytest.raises(CorruptEvent) as raised:
+        next(events)
+    assert raised.value.version == 4
 
 
 def test_later_releases_may_add_fields() -> None:

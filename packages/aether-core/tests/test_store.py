@@ -8,6 +8,7 @@ import pytest
 
 from aether.core import (
     Closed,
+    CorruptEvent,
     Event,
     EventStore,
     FeatureMissing,
@@ -17,7 +18,7 @@ from aether.core import (
     Unavailable,
     VersionConflict,
 )
-from aether.core.spi import Page, Write
+from aether.core.spi import Page, Stored, Write
 from aether.memory import MemoryStore, NamespaceSpace
 
 
@@ -273,3 +274,25 @@ def test_a_cancelled_wait_loses_nothing() -> None:
             assert [(await anext(events))[1].version for _ in range(2)] == [1, 2]
 
     run(Flaky(), body)
+
+
+def test_a_damaged_event_is_met_at_its_place() -> None:
+    async def body(store: EventStore) -> None:
+        await store.append(*(event(version) for version in range(1, 6)))
+        space = driver._space
+        space.feed[3] = space.actors["a"][3] = Stored(4, "a", 4, b"{")
+        seen: list[int] = []
+        with pytest.raises(CorruptEvent):
+            async for one in store.read("a"):
+                seen.append(one.version)  # noqa: PERF401  (what came before the error)
+        with pytest.raises(CorruptEvent):
+            async for _, one in store.feed():
+                seen.append(one.version)
+        async with store.subscribe() as events:
+            seen += [one.version for _, one in await events.batch()]
+            with pytest.raises(CorruptEvent):
+                await events.batch()
+        assert seen == [1, 2, 3] * 3
+
+    driver = MemoryStore(NamespaceSpace())
+    run(driver, body)
