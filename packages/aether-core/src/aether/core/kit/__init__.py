@@ -6,6 +6,7 @@
 | a `LeaseRegister` | `StoreRegister(store)` | `load()` and `save()` |
 | a `BusDriver` | `PollingBus(log)` | a `BusLog`: one table, or one list, of messages |
 | a server that is fast with single calls | `Batcher(flush)`, `plan` | one transaction for many calls: group commit |
+| a client whose calls must not be cancelled | `Shelter(call)` | `asyncio.shield` without a task for each call |
 | a time-out for each call | `Deadlines(seconds)` | one timer for all calls that end in the order they came in |
 
 The first three poll with a pause that grows while nothing happens, and look at once when somebody in the same process
@@ -19,6 +20,7 @@ from aether.core.kit.bus import BusLog, Logged, PollingBus
 from aether.core.kit.deadlines import Deadlines
 from aether.core.kit.polling import Bell, Poll, PollingTail, Questions
 from aether.core.kit.register import StoreRegister
+from aether.core.kit.shelter import Shelter
 
 __all__ = [
     "Batcher",
@@ -30,6 +32,7 @@ __all__ = [
     "PollingBus",
     "PollingTail",
     "Questions",
+    "Shelter",
     "StoreRegister",
     "plan",
     "size_of",

@@ -5,9 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 Late = Callable[[], Exception]
+
+
+class Pending(Protocol):
+    """What ends in time or fails: a future, or a `Shelter`."""
+
+    def get_loop(self) -> asyncio.AbstractEventLoop: ...
+
+    def done(self) -> bool: ...
+
+    def set_exception(self, error: Exception, /) -> None: ...
 
 
 class Deadlines:
@@ -21,10 +31,10 @@ class Deadlines:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._watched: deque[tuple[asyncio.Future[Any], float, Late]] = deque()
+        self._watched: deque[tuple[Pending, float, Late]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
 
-    def watch(self, future: asyncio.Future[Any], late: Late) -> None:
+    def watch(self, future: Pending, late: Late) -> None:
         """From now on it has this many seconds; then it fails with what `late` makes. Call `tidy` once it is done."""
         loop = future.get_loop()
         deadline = loop.time() + self._seconds

@@ -1,0 +1,208 @@
+"""What is awaited in shelter ends as if nobody had been cancelled, and its caller is cancelled at once."""
+
+import asyncio
+import functools
+
+import pytest
+
+from aether.core.kit import Shelter
+
+
+def in_a_loop(test):
+    @functools.wraps(test)
+    def run(**arguments):
+        asyncio.run(test(**arguments))
+
+    return run
+
+
+class Calls:
+    """Work in several steps, and the tasks that were made of the rest of it."""
+
+    def __init__(self) -> None:
+        self.answers = [asyncio.get_running_loop().create_future() for _ in range(3)]
+        self.steps: list[object] = []
+        self.rest: list[asyncio.Task[object]] = []
+
+    async def work(self) -> str:
+        try:
+            self.steps.append("begun")
+            for answer in self.answers:
+                self.steps.append(await answer)
+                await asyncio.sleep(0)
+            return "done"
+        finally:
+            self.steps.append("ended")
+
+    def begin(self, rest) -> None:
+        self.rest.append(asyncio.ensure_future(rest))
+
+    def call(self) -> asyncio.Task[str]:
+        async def caller() -> str:
+            return await Shelter(self.work(), self.begin)
+
+        return asyncio.ensure_future(caller())
+
+    def answer(self) -> None:
+        for number, answer in enumerate(self.answers):
+            if not answer.done():
+                answer.set_result(number)
+
+    async def end(self) -> None:
+        self.answer()
+        assert [await rest for rest in self.rest] == ["done"]
+        assert self.steps == ["begun", 0, 1, 2, "ended"]
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@in_a_loop
+async def test_without_a_cancellation_it_is_a_plain_await():
+    calls = Calls()
+    call = calls.call()
+    await turns(1)
+    assert calls.steps == ["begun"]
+    calls.answer()
+    assert await call == "done"
+    assert calls.steps == ["begun", 0, 1, 2, "ended"]
+    assert not calls.rest
+
+
+@in_a_loop
+async def test_errors_are_those_of_the_work():
+    calls = Calls()
+    call = calls.call()
+    await turns(1)
+    calls.answers[0].set_exception(OSError("gone"))
+    with pytest.raises(OSError, match="gone"):
+        await call
+    assert calls.steps == ["begun", "ended"]
+
+
+@pytest.mark.parametrize("after", range(12))
+@in_a_loop
+async def test_wherever_the_caller_is_cancelled_the_work_goes_on(after):
+    """One answer comes every third turn, so the caller is met at each of its steps, and between two of them."""
+    calls = Calls()
+    call = calls.call()
+    for turn in range(after):
+        await turns(1)
+        if turn % 3 == 1 and turn // 3 < len(calls.answers):
+            calls.answers[turn // 3].set_result(turn // 3)
+    if call.done():
+        assert call.result() == "done"
+        return
+    if not calls.steps:  # it was cancelled before it began, and there is nothing to shelter
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        return
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert not any(answer.cancelled() for answer in calls.answers)
+    await calls.end()
+
+
+@in_a_loop
+async def test_a_caller_that_is_cancelled_need_not_wait_for_an_answer():
+    calls = Calls()
+    call = calls.call()
+    await turns(1)
+    call.cancel()
+    await turns(2)
+    assert call.cancelled()
+    assert not calls.answers[0].done()
+    await calls.end()
+
+
+@in_a_loop
+async def test_an_answer_in_the_same_turn_as_the_cancellation_is_not_lost():
+    calls = Calls()
+    call = calls.call()
+    await turns(1)
+    calls.answers[0].set_result(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await calls.end()
+
+
+@in_a_loop
+async def test_a_time_out_around_it_is_one():
+    calls = Calls()
+
+    async def caller() -> None:
+        async with asyncio.timeout(0):
+            await Shelter(calls.work(), calls.begin)
+
+    with pytest.raises(TimeoutError):
+        await caller()
+    await calls.end()
+
+
+@in_a_loop
+async def test_a_caller_that_goes_on_can_ask_again():
+    calls, others = Calls(), Calls()
+
+    async def caller() -> str:
+        try:
+            return await Shelter(calls.work(), calls.begin)
+        except asyncio.CancelledError:
+            return await Shelter(others.work(), others.begin)
+
+    call = asyncio.ensure_future(caller())
+    await turns(1)
+    call.cancel()
+    await turns(2)
+    others.answer()
+    assert await call == "done"
+    await calls.end()
+
+
+@in_a_loop
+async def test_a_caller_that_is_told_to_leave_does():
+    calls = Calls()
+    shelter = Shelter(calls.work(), calls.begin)
+
+    async def caller() -> str:
+        return await shelter
+
+    call = asyncio.ensure_future(caller())
+    await turns(1)
+    assert not shelter.done()
+    shelter.set_exception(TimeoutError("too late"))
+    with pytest.raises(TimeoutError, match="too late"):
+        await call
+    assert shelter.done()
+    await calls.end()
+
+
+@in_a_loop
+async def test_a_caller_that_is_told_to_leave_between_two_waits_leaves_at_the_next():
+    calls = Calls()
+    shelter = Shelter(calls.work(), calls.begin)
+
+    async def caller() -> str:
+        return await shelter
+
+    call = asyncio.ensure_future(caller())
+    await turns(1)
+    calls.answers[0].set_result(0)
+    await turns(1)
+    shelter.set_exception(TimeoutError("too late"))  # its answer is there, and it goes on in a moment
+    with pytest.raises(TimeoutError, match="too late"):
+        await call
+    await calls.end()
+
+
+@in_a_loop
+async def test_who_is_done_is_not_told_to_leave():
+    calls = Calls()
+    shelter = Shelter(calls.work(), calls.begin)
+    calls.answer()
+    assert await shelter == "done"
+    assert shelter.done()
