@@ -160,21 +160,25 @@ def test_close_ends_what_never_answers_and_what_has_not_begun(virtual: Run) -> N
     virtual(main())
 
 
-@pytest.mark.parametrize("ahead", [0, 1, 2])
+@pytest.mark.parametrize(("ahead", "leads"), [(0, False), (0, True), (1, False), (2, False)])
 @pytest.mark.parametrize("seed", range(20))
-def test_everybody_is_answered_once_and_nobody_waits_for_nothing(virtual: Run, ahead: int, seed: int) -> None:
+def test_everybody_is_answered_once_and_nobody_waits_for_nothing(
+    virtual: Run, ahead: int, leads: bool, seed: int
+) -> None:
     """Callers who come, go on, and are cancelled at random, and a server that is quick, slow and broken in turn."""
 
     async def main() -> None:
         rng = random.Random(seed)
         flushed: list[int] = []
-        most = 0
+        under_way = most = 0
 
         async def flush(requests: Sequence[int]) -> Sequence[int | Exception]:
-            nonlocal most
+            nonlocal under_way, most
             flushed.extend(requests)
-            most = max(most, calls._batches)
+            under_way += 1
+            most = max(most, under_way)
             await asyncio.sleep(rng.choice([0, 1e-5, QUICK, QUICK, 0.05]))
+            under_way -= 1
             if rng.random() < 0.1:
                 raise OutcomeUnknown("append", reason="gone")
             return [2 * request for request in requests]
@@ -186,9 +190,9 @@ def test_everybody_is_answered_once_and_nobody_waits_for_nothing(virtual: Run, a
                 if rng.random() < 0.3:
                     await asyncio.sleep(rng.random() / 200)
 
-        calls: Batcher[int, int] = Batcher(flush, what="append", timeout=5, size=lambda _: 1, ahead=ahead)
-        callers = [asyncio.create_task(caller(number)) for number in range(rng.choice([3, 40, 100]))]
-        for leaving in rng.sample(callers, len(callers) // 3):
+        calls: Batcher[int, int] = Batcher(flush, what="append", timeout=5, size=lambda _: 1, ahead=ahead, leads=leads)
+        callers = [asyncio.create_task(caller(number)) for number in range(rng.choice([1, 2, 3, 40, 100]))]
+        for leaving in rng.sample(callers, -(-len(callers) // 3)):
             await asyncio.sleep(rng.random() / 300)
             leaving.cancel()
         for left in await asyncio.gather(*callers, return_exceptions=True):
@@ -196,8 +200,8 @@ def test_everybody_is_answered_once_and_nobody_waits_for_nothing(virtual: Run, a
         assert asyncio.get_running_loop().time() < 4, "somebody has waited for a time-out"
         assert len(flushed) == len(set(flushed))
         assert most <= 1 + ahead
-        assert (calls._batches, calls._sent, len(calls._queue)) == (0, 0, 0)
         await calls.close()
+        assert (calls._batches, calls._sent, len(calls._queue)) == (0, 0, 0)
 
     virtual(main())
 
