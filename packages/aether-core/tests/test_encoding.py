@@ -3,6 +3,7 @@
 import enum
 import uuid
 from collections import OrderedDict, namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -192,3 +193,9 @@ def test_ids_are_uuid7_and_differ() -> None:
     assert {uuid.UUID(text).version for text in ids} == {7}
     assert {uuid.UUID(text).variant for text in ids} == {uuid.RFC_4122}
     assert [text[:13] for text in ids] == sorted(text[:13] for text in ids)
+
+
+def test_ids_of_threads_differ() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        ids = [text for made in pool.map(lambda _: [new_id() for _ in range(1000)], range(16)) for text in made]
+    assert len({text[14:] for text in ids}) == 16_000  # their random parts

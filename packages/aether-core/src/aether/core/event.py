@@ -12,38 +12,47 @@ from zlib import crc32
 import msgspec
 
 
-class _Randomness:
-    """Random hexadecimal digits from a pool, because a system call per id would cost more than all the rest of it."""
+class _Ids:
+    """UUIDs of version 7. Their random parts are made by the hundred: a system call for each would cost more."""
 
     def __init__(self) -> None:
-        self._pool = ""
-        self._used = 0
+        self._tails: list[str] = []
+        self._head = (0, "")
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._empty)  # or both processes would make the same ids
+            os.register_at_fork(after_in_child=self._tails.clear)  # or both processes would make the same ids
 
-    def _empty(self) -> None:
-        self._pool = ""
-        self._used = 0
+    def make(self) -> str:
+        """Any thread may call it at any time: nothing is read twice of what may be used once."""
+        try:
+            tail = self._tails.pop()
+        except IndexError:
+            tail = self._more()
+        milliseconds = time.time_ns() // 1_000_000
+        then, head = self._head
+        if milliseconds != then:
+            digits = f"{milliseconds:012x}"
+            head = f"{digits[:8]}-{digits[8:]}-7"
+            self._head = (milliseconds, head)
+        return head + tail
 
-    def take(self, digits: int) -> str:
-        start = self._used
-        end = start + digits
-        if end > len(self._pool):
-            self._pool = os.urandom(4096).hex()
-            start, end = 0, digits
-        self._used = end
-        return self._pool[start:end]
+    def _more(self) -> str:
+        digits = os.urandom(10 * _AT_ONCE).hex()
+        last, *tails = [
+            f"{part[:3]}-{_VARIANT[part[3]]}{part[4:7]}-{part[7:19]}"
+            for part in (digits[start : start + 20] for start in range(0, 20 * _AT_ONCE, 20))
+        ]
+        self._tails += tails
+        return last
 
 
-_random_digits = _Randomness().take
+_AT_ONCE = 200
 _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
+_make_id = _Ids().make
 
 
 def new_id() -> str:
     """Make a UUIDv7: 48 bits of Unix time in milliseconds, then 74 random bits (RFC 9562, section 5.7)."""
-    time_digits = f"{time.time_ns() // 1_000_000:012x}"
-    digits = _random_digits(19)
-    return f"{time_digits[:8]}-{time_digits[8:]}-7{digits[:3]}-{_VARIANT[digits[3]]}{digits[4:7]}-{digits[7:]}"
+    return _make_id()
 
 
 def now() -> datetime:
