@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 from aether.core._ahead import Ahead
-from aether.core.encoding import AT_ONCE, decode_event, decode_events
+from aether.core.encoding import AT_ONCE, decode_events
 from aether.core.errors import CorruptEvent
 from aether.core.event import Event, Position
 from aether.core.filters import EventFilter
-from aether.core.spi import Stored
+from aether.core.spi import Page
 
 if TYPE_CHECKING:
     from aether.core.store import EventStore
@@ -24,24 +24,29 @@ async def read_short(store: EventStore, actor_id: str, *, after: int, upto: int 
     if page.more:
         return None
     found: list[Event] = []
-    for stored in page.records:
+    for event in decode_events(page.records):
         after += 1
-        if stored.version != after:
-            raise _missing(stored, after)
-        found.append(decode_event(stored))
+        if event.version != after:
+            raise _missing(page, event.version, after)
+        found.append(event)
     return found
 
 
-def _parts(half: int, size: int) -> Iterator[tuple[int, int]]:
-    """A page in parts that are decoded together. One of them begins at the half."""
-    for first, last in ((0, half), (half, size)):
+def _parts(turn: int, size: int) -> Iterator[tuple[int, int]]:
+    """A page in parts that are decoded together. One of them begins where the next page is asked for."""
+    for first, last in ((0, turn), (turn, size)):
         for start in range(first, last, AT_ONCE):
             yield start, min(start + AT_ONCE, last)
 
 
-def _missing(stored: Stored, expected: int) -> CorruptEvent:
-    found = f"version {stored.version} stands there"
-    return CorruptEvent(stored.actor_id, expected, stored.position, found)
+def _turn(size: int, *, first: bool) -> int:
+    """Where in a page to ask for the next one: at once, but for the first, whose reader may want no more than that."""
+    return max(1, size // 4) if first else 0
+
+
+def _missing(page: Page, version: int, expected: int) -> CorruptEvent:
+    stored = next(stored for stored in page.records if stored.version == version)
+    return CorruptEvent(stored.actor_id, expected, stored.position, f"version {version} stands there")
 
 
 async def read_actor(
@@ -55,6 +60,7 @@ async def read_actor(
     step = -1 if reverse else 1
     expected = None if reverse else after + step
     ahead = Ahead(store)
+    first = True
     try:
         page = await store._live().read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
         while page.records:
@@ -63,16 +69,15 @@ async def read_actor(
                 limit -= len(page.records)
             after, upto = (after, last - 1) if reverse else (last, upto)
             more = page.more and limit != 0 and (upto is None or upto > after)
-            first, half, size = page.records[0].version, len(page.records) // 2, len(page.records)
-            expected = first if expected is None else expected
-            for start, end in _parts(half, size):
-                if start == half and more:  # who leaves earlier has asked for nothing in vain
+            expected = page.records[0].version if expected is None else expected
+            turn, first = _turn(len(page.records), first=first), False
+            for start, end in _parts(turn, len(page.records)):
+                if start == turn and more:
                     question = store._live().read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
                     await ahead.begin(question)
-                part = page.records[start:end]
-                for stored, event in zip(part, decode_events(part), strict=True):
-                    if stored.version != expected:
-                        raise _missing(stored, expected)
+                for event in decode_events(page.records[start:end]):
+                    if event.version != expected:
+                        raise _missing(page, event.version, expected)
                     expected += step
                     yield event
             if not more:
@@ -96,15 +101,16 @@ async def read_feed(
     if order >= end:
         return
     ahead = Ahead(store)
+    first = True
     try:
         page = await store._live().feed(after=order, upto=end, limit=size)
         while page.records:
             order = page.records[-1].position
             more = page.more and order < end
-            half = len(page.records) // 2
             size = min(2 * size, _LARGEST_PAGE)
-            for start, stop in _parts(half, len(page.records)):
-                if start == half and more:
+            turn, first = _turn(len(page.records), first=first), False
+            for start, stop in _parts(turn, len(page.records)):
+                if start == turn and more:
                     await ahead.begin(store._live().feed(after=order, upto=end, limit=size))
                 part = page.records[start:stop]
                 for stored, event in zip(part, wanted.decode_all(part), strict=True):
