@@ -7,11 +7,10 @@ import os
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, ClassVar, TypeVar
 
 try:
@@ -21,8 +20,37 @@ except ImportError:  # not there on Windows, where SQLite's own waiting has to d
 
 Result = TypeVar("Result")
 Job = tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]]
+Answer = tuple[asyncio.Future[Any], Any, BaseException | None]
 
 _TURN_SECONDS = 0.0005  # between two looks at the lock: a blocking wait would have no bound
+
+
+class Wire:
+    """Wakes whoever waits at its other end: a pipe that carries no news, only that there is some.
+
+    Linux lets whoever is woken so have the processor of whoever goes to sleep behind it. A queue and
+    `call_soon_threadsafe` wake another processor instead: of 47 µs for ten rows out of a thread that took 25.
+    """
+
+    def __init__(self) -> None:
+        self.end, self._start = os.pipe()
+        os.set_blocking(self._start, False)
+
+    def ring(self) -> None:
+        """Wake them, now or when they look."""
+        try:  # noqa: SIM105  (`suppress` takes longer than the write)
+            os.write(self._start, b"\n")
+        except BlockingIOError:  # it is full of what they have not heard yet
+            pass
+
+    def hear(self) -> None:
+        """Wait for a ring, and forget all that there are."""
+        os.read(self.end, 4096)
+
+    def close(self) -> None:
+        """Nobody may ring any more, or wait. May not be called twice."""
+        os.close(self._start)
+        os.close(self.end)
 
 
 class DatabaseThread:
@@ -33,16 +61,25 @@ class DatabaseThread:
 
     def __init__(self, name: str, connect: Callable[[], sqlite3.Connection]) -> None:
         self._connect = connect
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._name = name
+        self._jobs: deque[Job | None] = deque()
+        self._answers: deque[Answer] = deque()
         self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked: Wire
+        self._answered: Wire
         self._stopped = False
 
     async def start(self) -> None:
         """Open the connection, if it is not open. Raises what that raises."""
         if self._thread is not None:
             return
-        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._asked, self._answered = Wire(), Wire()
+        with suppress(NotImplementedError):  # by the event loop that Windows has by default
+            loop.add_reader(self._answered.end, self._settle_all)
+            self._loop = loop
+        started: asyncio.Future[None] = loop.create_future()
         self._thread = threading.Thread(target=self._run, args=(started,), name=self._name, daemon=True)
         self._thread.start()
         await started
@@ -53,16 +90,34 @@ class DatabaseThread:
         if self._stopped:
             future.set_exception(sqlite3.ProgrammingError("the database is closed"))
         else:
-            self._jobs.put((work, future))
+            self._jobs.append((work, future))
+            self._asked.ring()
         return future
 
     async def stop(self) -> None:
-        """Let what is queued end, close the connection, and wait until the thread is gone."""
+        """Let what is queued end, close the connection, and wait until the thread is gone. May be called twice."""
+        if self._thread is None:
+            return
         if not self._stopped:
             self._stopped = True
-            self._jobs.put(None)
-        while self._thread is not None and self._thread.is_alive():
+            self._jobs.append(None)
+            self._asked.ring()
+        while self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
+        if self._loop is asyncio.get_running_loop():
+            self._settle_waiting()
+            self._loop.remove_reader(self._answered.end)
+            self._loop = None
+            self._asked.close()
+            self._answered.close()
+
+    def _settle_all(self) -> None:
+        self._answered.hear()
+        self._settle_waiting()
+
+    def _settle_waiting(self) -> None:
+        while self._answers:
+            _settle(*self._answers.popleft())
 
     # --- In the thread ---
 
@@ -70,32 +125,33 @@ class DatabaseThread:
         try:
             connection = self._connect()
         except BaseException as error:  # noqa: BLE001  (it goes to whoever has opened it)
-            _tell(started, None, error)
+            self._tell(started, None, error)
             return
-        _tell(started, None, None)
+        self._tell(started, None, None)
         try:
-            while (job := self._jobs.get()) is not None:
+            while (job := self._next()) is not None:
                 work, future = job
-                if future.done():  # cancelled, or given up
-                    continue
-                _answer(future, partial(work, connection))
+                if not future.done():  # neither cancelled nor given up
+                    try:
+                        self._tell(future, work(connection), None)
+                    except BaseException as error:  # noqa: BLE001  (it goes to whoever has asked)
+                        self._tell(future, None, error)
                 del job, work, future  # or the last question would live until the next one
         finally:
             connection.close()
 
+    def _next(self) -> Job | None:
+        while not self._jobs:
+            self._asked.hear()
+        return self._jobs.popleft()
 
-def _answer(future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
-    try:
-        result = work()
-    except BaseException as error:  # noqa: BLE001  (it goes to whoever has asked)
-        _tell(future, None, error)
-    else:
-        _tell(future, result, None)
-
-
-def _tell(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    with suppress(RuntimeError):  # its event loop was closed
-        future.get_loop().call_soon_threadsafe(_settle, future, result, error)
+    def _tell(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+        if future.get_loop() is self._loop:
+            self._answers.append((future, result, error))
+            self._answered.ring()
+        else:
+            with suppress(RuntimeError):  # its event loop was closed
+                future.get_loop().call_soon_threadsafe(_settle, future, result, error)
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
