@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
 
 from aether.core.errors import AetherError, Unavailable
+from aether.core.kit import Shelter
 
 MOST = 8
 """Connections for reads and single writes; more of them do not make one server faster."""
@@ -87,6 +88,46 @@ class Connector(Protocol[SessionT]):
         ...
 
 
+class _Calls(Generic[SessionT]):
+    """The calls that are under way, with one timer for all of them: it drops the sessions of those that take too long.
+
+    A timer for each would cost as much as the call itself, but for what its client does.
+    """
+
+    def __init__(self) -> None:
+        self._due: dict[SessionT, float] = {}
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def begin(self, session: SessionT, loop: asyncio.AbstractEventLoop, seconds: float) -> float:
+        """The time of the loop when the session will be dropped."""
+        due = self._due[session] = loop.time() + seconds
+        if self._alarm is None or due < self._alarm.when():
+            self._set(loop, due)
+        return due
+
+    def end(self, session: SessionT) -> None:
+        del self._due[session]
+
+    def _set(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        self.close()
+        self._alarm = loop.call_at(when, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._alarm = None
+        now = loop.time()
+        left = [due for due in self._due.values() if due > now]
+        for session in [session for session, due in self._due.items() if due <= now]:
+            session.drop()
+        if left:
+            self._set(loop, min(left))
+
+    def close(self) -> None:
+        """Give up the timer."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+
 class Connections(Generic[SessionT]):
     """Up to `MOST` connections to one server, each held by one call at a time."""
 
@@ -96,6 +137,7 @@ class Connections(Generic[SessionT]):
         self._check = check
         self._idle: list[SessionT] = []
         self._free = asyncio.Semaphore(MOST)
+        self._calls: _Calls[SessionT] = _Calls()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self.losses = 0
@@ -136,46 +178,39 @@ class Connections(Generic[SessionT]):
             self.losses += 1
 
     async def run(self, what: str, work: Work[SessionT, Result], *, writes: bool = False) -> Result:
-        """Lend a connection to a call, in a task that nobody cancels. Raises the errors of the interface."""
-        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._begin(self._answer(answer, what, work, writes=writes))
-        return await answer
+        """Lend a connection to a call, which comes to its end also where its caller is cancelled.
 
-    async def _answer(
-        self, answer: asyncio.Future[Result], what: str, work: Work[SessionT, Result], *, writes: bool
-    ) -> None:
-        """What `shield` would do, one turn of the event loop earlier."""
-        try:
-            result = await self._lend(what, work, writes=writes)
-        except Exception as error:  # noqa: BLE001  (it goes to whoever has asked)
-            if not answer.done():
-                answer.set_exception(error)
-        except BaseException:
-            answer.cancel()
-            raise
-        else:
-            if not answer.done():
-                answer.set_result(result)
+        `work` must not care which task it runs in. Raises the errors of the interface.
+        """
+        loop = asyncio.get_running_loop()
+        late = loop.time() + self._timeout / 2
+        if not self._free.locked() and (session := self._take_idle()) is not None:
+            await self._free.acquire()  # there is one
+            try:
+                return await Shelter(self._use(session, what, work, writes=writes), self._begin)
+            except Unavailable:
+                if writes or not session.ended or loop.time() > late:
+                    raise
+        return await asyncio.shield(self._begin(self._lend(what, work, late, writes=writes)))
 
-    async def _lend(self, what: str, work: Work[SessionT, Result], *, writes: bool) -> Result:
-        if self._free.locked():
+    async def _lend(self, what: str, work: Work[SessionT, Result], late: float, *, writes: bool) -> Result:
+        """Use a connection that is idle, or a new one, as soon as there may be one more.
+
+        One that was idle may have been cut off long ago; asking a second time harms nobody, before it is `late`.
+        """
+        while True:
             await self._wait_for_one(what)
-        else:
-            await self._free.acquire()
-        late = asyncio.get_running_loop().time() + self._timeout / 2
-        try:
-            if not writes:
-                # A connection that was idle may have been cut off long ago; asking a second time harms nobody.
-                while (idle := self._take_idle()) is not None:
-                    try:
-                        return await self._use(idle, what, work, writes=False)
-                    except Unavailable:
-                        if not idle.ended or asyncio.get_running_loop().time() > late:
-                            raise
-            session = self._take_idle() or await self.connect(what)
-            return await self._use(session, what, work, writes=writes)
-        finally:
-            self._free.release()
+            idle = self._take_idle()
+            try:
+                session = idle or await self.connect(what)
+            except BaseException:
+                self._free.release()
+                raise
+            try:
+                return await self._use(session, what, work, writes=writes)
+            except Unavailable:
+                if idle is None or writes or not idle.ended or asyncio.get_running_loop().time() > late:
+                    raise
 
     async def _wait_for_one(self, what: str) -> None:
         try:
@@ -188,8 +223,9 @@ class Connections(Generic[SessionT]):
         try:
             return await self.call(session, what, work, writes=writes)
         finally:
+            self._free.release()
             if self._closed:
-                await session.part()
+                self._begin(session.part())
             elif not session.ended:
                 self._idle.append(session)
 
@@ -210,12 +246,12 @@ class Connections(Generic[SessionT]):
         writes: bool,
         timeout: float | None = None,
     ) -> Result:
-        """Run one call in a task that is not cancelled, and drop the connection where it did not come to its end.
+        """Run one call where no cancellation comes, and drop the connection where it did not come to its end.
 
         Cancelling a call of a client can send a request to the server through a connection of its own, and hang, too.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.call_later(self._timeout if timeout is None else timeout, session.drop)
+        due = self._calls.begin(session, loop, self._timeout if timeout is None else timeout)
         session.sent = writes
         try:
             return await work(session)
@@ -223,16 +259,16 @@ class Connections(Generic[SessionT]):
             if self._connector.ends(error):
                 session.drop()
                 self.noticed()
-            late = TimeoutError() if loop.time() >= deadline.when() else error
+            late = TimeoutError() if loop.time() >= due else error
             raise self._connector.failure(what, late, sent=session.sent) from error
         except AttributeError as error:
             # Where a connection is dropped between two steps of a call, a client reaches for what is gone.
             if not session.ended:
                 raise
-            lost = TimeoutError() if loop.time() >= deadline.when() else ConnectionResetError("it was dropped")
+            lost = TimeoutError() if loop.time() >= due else ConnectionResetError("it was dropped")
             raise self._connector.failure(what, lost, sent=session.sent) from error
         finally:
-            deadline.cancel()
+            self._calls.end(session)
             session.leave()
 
     def _begin(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
@@ -247,8 +283,13 @@ class Connections(Generic[SessionT]):
         self._closed = True
         while self._idle:
             await self._idle.pop().part()
+        for _ in range(MOST):  # until nobody has one
+            await self._free.acquire()
+        for _ in range(MOST):
+            self._free.release()
         while self._tasks:
             await asyncio.wait(self._tasks)
+        self._calls.close()
 
 
 async def _part_when_there(connecting: asyncio.Task[SessionT]) -> None:
@@ -275,8 +316,8 @@ class Line(Generic[SessionT]):
         self._writes = writes
         self._session: SessionT | None = None
 
-    async def run(self, what: str, work: Work[SessionT, Result]) -> Result:
-        """Run a call that writes."""
+    async def run(self, what: str, work: Work[SessionT, Result], *, requests: int = 1) -> Result:
+        """Run a call that writes. Raises `Apart` where the server has refused the data of one of several requests."""
         if self._session is not None and self._session.ended:
             self._connections.noticed()
             self._session = None
@@ -285,18 +326,13 @@ class Line(Generic[SessionT]):
         session = self._session
         try:
             return await self._connections.call(session, what, work, writes=self._writes)
+        except Refused as error:
+            if requests == 1:
+                raise
+            raise Apart from error
         finally:
             if session.ended:  # by what has happened just now, and that is counted
                 self._session = None
-
-    async def run_batch(self, count: int, what: str, work: Work[SessionT, Result]) -> Result:
-        """Run a call of several requests; raises `Apart` where the server has refused the data of one of them."""
-        try:
-            return await self.run(what, work)
-        except Refused as error:
-            if count == 1:
-                raise
-            raise Apart from error
 
     async def _connect(self, what: str) -> SessionT:
         session = await self._connections.connect(what)

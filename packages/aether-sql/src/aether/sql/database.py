@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakSet
 
@@ -100,11 +100,11 @@ class Database(Protocol):
         """Ring the bell from now on when somebody has written what the topic of `Bells` names."""
         ...
 
-    async def fetch(self, what: str, statement: Statement, **values: Any) -> Sequence[Row]:
+    def fetch(self, what: str, statement: Statement, **values: Any) -> Coroutine[Any, Any, Sequence[Row]]:
         """Run a query. One that is given a `limit` is a page: it ends with the row that reaches `PAGE_BYTES`."""
         ...
 
-    async def append(self, commit: Commit, *, transaction: object | None) -> int:
+    def append(self, commit: Commit, *, transaction: object | None) -> Coroutine[Any, Any, int]:
         """Store a commit, together with what others append in the same moment; return its last position."""
         ...
 

@@ -18,7 +18,7 @@ Nothing notifies: readers look every 20 ms. A message of the bus waits for the d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -82,7 +82,7 @@ class Mysql:
         # A call commits by `MysqlSession.commit`, which knows whether anything was sent, and in no other way.
         self._line = Line(self._connections, writes=False)
         self._message_line = Line(self._connections, writes=False)
-        self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of)
+        self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of, leads=True)
         self._messages = Batcher(self._flush_messages, what="publish", timeout=scope.timeout, size=_message_size)
         self._versions: dict[str, int] = {}
         self._careful = 0
@@ -126,9 +126,10 @@ class Mysql:
 
     # --- Events ---
 
-    async def append(self, commit: Commit, *, transaction: object | None) -> int:
-        if transaction is None:
-            return await self._appends.ask(commit)
+    def append(self, commit: Commit, *, transaction: object | None) -> Coroutine[Any, Any, int]:
+        return self._appends.ask(commit) if transaction is None else self._append_within(transaction, commit)
+
+    async def _append_within(self, transaction: object, commit: Commit) -> int:
         joined = await self._join(transaction)
         versions: dict[str, int] = {}
         for write in commit:
@@ -153,7 +154,7 @@ class Mysql:
         return await Joined.of(transaction, CLIENT, self.statements, self._namespace, self.home, lock=" FOR UPDATE")
 
     async def _flush(self, commits: Sequence[Commit]) -> Sequence[int | Exception]:
-        answers = await self._line.run_batch(len(commits), "append", lambda session: self._store(session, commits))
+        answers = await self._line.run("append", lambda session: self._store(session, commits), requests=len(commits))
         self._bells.ring(Bells.EVENTS)
         return answers
 
@@ -262,7 +263,7 @@ class Mysql:
         async def publish(session: MysqlSession) -> int:
             return await _store_behind(session, count, self._texts.message, rows)
 
-        last = await self._message_line.run_batch(len(rows), "publish", publish)
+        last = await self._message_line.run("publish", publish, requests=len(rows))
         self._bells.ring(Bells.MESSAGES)
         return range(last - len(rows) + 1, last + 1)
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from aether.core.event import new_id
 from aether.core.features import Durability
 from aether.core.kit import Batcher, Bell, Deadlines, plan, size_of
 from aether.core.scope import Scope
-from aether.core.spi import Message
+from aether.core.spi import Message, Write
 from aether.core.url import BackendURL
 from aether.sql.database import EVERY, POLL, Bells, Commit, Home, Row, last_positions
 from aether.sql.joined import Joined
@@ -37,6 +38,9 @@ Result = TypeVar("Result")
 
 _FULL = 2  # PRAGMA synchronous: from here on each commit waits for the disk
 _MOST_KNOWN = 50_000  # actors whose version is remembered: about 10 MB
+_CERTAIN = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
+"""Errors of a statement that commits by itself from which it is certain that it did not: the mark is written last."""
+
 _CHUNK = 8  # rows that are fetched before their size is known
 _PATIENCE = 0.4  # of the time-out, for the lock between processes, and as much again for SQLite's own
 
@@ -58,7 +62,7 @@ class Sqlite:
         self._tables = tables_of(url)
         self.statements = Statements(self._tables, DIALECT, windowed=False)
         self._texts = Texts(self._tables)
-        self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of)
+        self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of, leads=True)
         self._messages = Batcher(self._flush_messages, what="publish", timeout=scope.timeout, size=_message_size)
         self._reads, self._writes = Deadlines(scope.timeout), Deadlines(scope.timeout)
         self._bells = Bells()
@@ -190,10 +194,10 @@ class Sqlite:
         finally:
             deadlines.tidy()
 
-    async def fetch(self, what: str, statement: Statement, **values: Any) -> Sequence[Row]:
-        row = statement.values(**values)
+    def fetch(self, what: str, statement: Statement, **values: Any) -> Coroutine[Any, Any, Sequence[Row]]:
+        sql, row = statement.sql, statement.values(**values)
         rows = _page if "limit" in values else sqlite3.Cursor.fetchall
-        return await self._ask(what, self._reader, lambda db: rows(db.execute(statement.sql, row)))
+        return self._ask(what, self._reader, lambda db: rows(db.execute(sql, row)))
 
     async def _write(self, what: str, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run one transaction. What `work` raises rolls it back."""
@@ -203,13 +207,17 @@ class Sqlite:
     def _transaction(
         self, db: sqlite3.Connection, what: str, work: Callable[[sqlite3.Connection], Result], deadline: float
     ) -> Result:
+        return self._in_turn(what, deadline, lambda: self._commit(db, what, work))
+
+    def _in_turn(self, what: str, deadline: float, work: Callable[[], Result]) -> Result:
+        """Run what writes as the one process that does. Who watches the lock is told of it."""
         lock = self._lock
         if lock is None:
-            return self._commit(db, what, work)
+            return work()
         if not lock.take(deadline):
             raise Unavailable(what, reason="another process writes, and gives no turn within the time-out")
         try:
-            result = self._commit(db, what, work)
+            result = work()
             lock.touch()
             return result
         finally:
@@ -233,9 +241,10 @@ class Sqlite:
 
     # --- Events ---
 
-    async def append(self, commit: Commit, *, transaction: object | None) -> int:
-        if transaction is None:
-            return await self._appends.ask(commit)
+    def append(self, commit: Commit, *, transaction: object | None) -> Coroutine[Any, Any, int]:
+        return self._appends.ask(commit) if transaction is None else self._append_within(transaction, commit)
+
+    async def _append_within(self, transaction: object, commit: Commit) -> int:
         joined = await self._join(transaction)
         versions = await joined.versions(commit)
         conflict = plan([commit], versions)[0]
@@ -254,18 +263,52 @@ class Sqlite:
         return await Joined.of(transaction, CLIENT, self.statements, self._namespace, self.home, turn=turn)
 
     async def _flush(self, commits: Sequence[Commit]) -> Sequence[int | Exception]:
-        answers = await self._write("append", lambda db: self._store(db, commits))
+        deadline = time.monotonic() + _PATIENCE * self._timeout
+        store = partial(self._store, commits=commits, deadline=deadline)
+        answers = await self._ask("append", self._writer, store, writes=True)
         self._bells.ring(Bells.EVENTS)
         return answers
 
-    def _store(self, db: sqlite3.Connection, commits: Sequence[Commit]) -> list[int | Exception]:
+    def _store(
+        self, db: sqlite3.Connection, *, commits: Sequence[Commit], deadline: float
+    ) -> Sequence[int | Exception]:
+        return self._in_turn("append", deadline, lambda: self._store_all(db, commits))
+
+    def _store_all(self, db: sqlite3.Connection, commits: Sequence[Commit]) -> Sequence[int | Exception]:
+        if len(commits) == len(commits[0]) == len(commits[0][0].records) == 1:
+            position = self._store_next(db, commits[0][0])
+            if position:
+                return (position,)
+        return self._commit(db, "append", lambda db: self._store_batch(db, commits))
+
+    def _store_next(self, db: sqlite3.Connection, write: Write) -> int:
+        """Store a single event by one statement, if nobody else has written since the last time; 0 if somebody has."""
+        if self._head < 0 or self._versions.get(write.actor_id) != write.expected:
+            return 0
+        (one,) = write.records
+        row = (self.home.ns, self._head + 1, write.actor_id, one.version, one.id, one.type, one.data.decode())
         try:
-            return self._store_all(db, commits)
+            if not db.execute(self._texts.insert_next, row).rowcount:
+                return 0
+        except sqlite3.IntegrityError:
+            return 0
+        except sqlite3.Error as error:
+            self._head = -1
+            if error.sqlite_errorcode & 0xFF in _CERTAIN:
+                raise
+            raise OutcomeUnknown("append", reason=reason(error)) from error  # it may have failed in its commit
+        self._head += 1
+        self._versions[write.actor_id] = write.expected + 1
+        return self._head
+
+    def _store_batch(self, db: sqlite3.Connection, commits: Sequence[Commit]) -> list[int | Exception]:
+        try:
+            return self._insert_batch(db, commits)
         except BaseException:
             self._head = -1  # what was remembered may include what is rolled back
             raise
 
-    def _store_all(self, db: sqlite3.Connection, commits: Sequence[Commit]) -> list[int | Exception]:
+    def _insert_batch(self, db: sqlite3.Connection, commits: Sequence[Commit]) -> list[int | Exception]:
         ns = self.home.ns
         (head,) = db.execute(self._texts.head, (ns,)).fetchone()
         if head != self._head or len(self._versions) > _MOST_KNOWN:  # somebody else has written, or the commit failed

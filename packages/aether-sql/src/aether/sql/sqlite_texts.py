@@ -33,8 +33,11 @@ class Texts:
         messages, claims = known.name(known.messages, DIALECT), known.name(known.claims, DIALECT)
         self.head = f"SELECT coalesce(max(position), 0) FROM {events} WHERE ns = ?"
         self.version = f"SELECT coalesce(max(version), 0) FROM {events} WHERE ns = ? AND actor_id = ?"
-        self.insert = (
-            f"INSERT INTO {events} (ns, position, actor_id, version, id, type, event) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        columns = f"INSERT INTO {events} (ns, position, actor_id, version, id, type, event)"
+        self.insert = f"{columns} VALUES (?, ?, ?, ?, ?, ?, ?)"
+        self.insert_next = (
+            f"{columns} SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 "
+            f"WHERE (SELECT coalesce(max(position), 0) FROM {events} WHERE ns = ?1) = ?2 - 1"
         )
         self.new_namespace = (
             f"INSERT INTO {namespaces} (ns, name, identity) SELECT coalesce(max(ns), 0) + 1, ?, ? FROM {namespaces}"

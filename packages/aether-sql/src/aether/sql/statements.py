@@ -5,7 +5,8 @@ Compiling is what SQLAlchemy is best at; executing through it costs more than th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -31,7 +32,7 @@ class Counted(NamedTuple):
     backwards: bool = False
 
 
-_POSITIONS, _VERSIONS, _VERSIONS_BACK = Counted(0), Counted(2), Counted(2, backwards=True)
+_POSITIONS, _VERSIONS, _VERSIONS_BACK = Counted(0), Counted(1), Counted(1, backwards=True)
 
 
 class Statement:
@@ -47,14 +48,16 @@ class Statement:
         compiled = statement.compile(dialect=dialect)
         assert isinstance(compiled, sa.sql.compiler.SQLCompiler)
         self.sql = str(compiled)
-        self._names = tuple(compiled.positiontup or ())
-        self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
+        names = compiled.positiontup or []
+        assert not any(compiled.params[name] is not None for name in names), "every value is given with the call"
+        self._pick: Callable[[dict[str, Any]], Any] = (
+            itemgetter(*names) if len(names) > 1 else lambda values: tuple(values[name] for name in names)
+        )
 
     def values(self, **values: Any) -> tuple[Any, ...]:
         """The values of one call."""
-        if self._fixed:  # SQLite is always given an OFFSET
-            values = {**self._fixed, **values}
-        return tuple([values[name] for name in self._names])
+        row: tuple[Any, ...] = self._pick(values)
+        return row
 
 
 class Statements:
@@ -70,7 +73,8 @@ class Statements:
         events, slots, leases = known.events.c, known.slots.c, known.leases.c
         ns, actor = events.ns == _given("ns"), events.actor_id == _given("actor_id")
         self.version = self._made(sa.select(sa.func.max(events.version)).where(ns, actor))
-        self.head = self._made(self._stored().where(ns).order_by(events.position.desc()).limit(sa.literal_column("1")))
+        newest = sa.select(*self._columns(known.events)).where(ns).order_by(events.position.desc())
+        self.head = self._made(self._limited(newest, sa.literal_column("1")))
         within = (events.position > _given("after"), events.position <= _given("upto"))
         self.feed = self._page(known.events, [ns, *within], events.position, counted=_POSITIONS)
         between = (events.version > _given("after"), events.version <= _given("upto"))
@@ -101,14 +105,18 @@ class Statements:
     def _made(self, statement: sa.ClauseElement) -> Statement:
         return Statement(statement, self._dialect)
 
-    def _stored(self) -> sa.Select[Any]:
-        events = self._known.events.c
-        event = self._raw(events.event)
-        return sa.select(events.position, events.actor_id, events.version, event)
+    def _columns(self, table: sa.Table, *, of_actor: bool = False) -> list[sa.ColumnElement[Any]]:
+        """What a page has of each row, the document at the end. Of one actor the reader knows the name."""
+        columns = table.c
+        if table is not self._known.events:
+            return list(columns)
+        key = [columns.position, columns.version] if of_actor else [columns.position, columns.actor_id, columns.version]
+        return [*key, self._raw(columns.event)]
 
-    def _selected(self, table: sa.Table) -> sa.Select[Any]:
-        """What a page has of each row: of a message everything, in the order of the columns."""
-        return self._stored() if table is self._known.events else sa.select(*table.c)
+    def _limited(self, statement: sa.Select[Any], limit: sa.ColumnElement[Any]) -> sa.Select[Any]:
+        limited = statement.limit(limit)
+        # SQLite is always given an OFFSET, and would be given a value for it with each call.
+        return limited.offset(sa.literal_column("0")) if self._dialect.name == "sqlite" else limited
 
     def _page(
         self,
@@ -118,42 +126,57 @@ class Statements:
         *,
         counted: Counted,
     ) -> Statement:
-        page = self._cut_page(table, wanted, order)
+        columns = self._columns(table, of_actor=counted is not _POSITIONS)
+        page = self._cut_page(table, columns, wanted, order)
         page.counted = counted
         return page
 
     def _cut_page(
-        self, table: sa.Table, wanted: Sequence[sa.ColumnElement[bool]], order: sa.ColumnElement[Any]
+        self,
+        table: sa.Table,
+        columns: Sequence[sa.ColumnElement[Any]],
+        wanted: Sequence[sa.ColumnElement[bool]],
+        order: sa.ColumnElement[Any],
     ) -> Statement:
         if self._dialect.name in ("mysql", "mariadb"):
-            return self._narrow_page(table, wanted, order)
-        page = self._selected(table).where(*wanted).order_by(order).limit(_given("limit"))
+            return self._narrow_page(table, columns, wanted, order)
+        page = self._limited(sa.select(*columns).where(*wanted).order_by(order), _given("limit"))
         if not self._windowed:
             return self._made(page)
         json = isinstance(table.c.event.type, sa.Text)
         size = sa.func.octet_length(sa.cast(table.c.event, sa.Text) if json else table.c.event)
         so_far = (sa.func.sum(size).over(order_by=order, rows=(None, 0)) - size).label("so_far")
         inner = page.add_columns(so_far).subquery()
-        columns = [column for column in inner.c if column.name != "so_far"]
         backwards = order.modifier is not None if isinstance(order, sa.UnaryExpression) else False
         key = inner.c[next(iter(order.get_children())).name if backwards else order.name]  # type: ignore[attr-defined]
-        cut = sa.select(*columns).where(inner.c.so_far < sa.literal_column(str(PAGE_BYTES)))
+        cut = sa.select(*(column for column in inner.c if column.name != "so_far")).where(
+            inner.c.so_far < sa.literal_column(str(PAGE_BYTES))
+        )
         statement = self._made(cut.order_by(key.desc() if backwards else key))
         if table is self._known.events:
-            statement.quick = self._small_page(wanted, order)
+            statement.quick = self._small_page(columns, wanted, order)
         return statement
 
-    def _small_page(self, wanted: Iterable[sa.ColumnElement[bool]], order: sa.ColumnElement[Any]) -> Statement:
+    def _small_page(
+        self,
+        columns: Sequence[sa.ColumnElement[Any]],
+        wanted: Iterable[sa.ColumnElement[bool]],
+        order: sa.ColumnElement[Any],
+    ) -> Statement:
         """A page without a window. The sizes that it asks for are those in the row: nothing is fetched or unpacked."""
         events = self._known.events.c
         small = sa.func.pg_column_size(events.event) <= sa.literal_column(str(SMALL))
         plain = sa.func.pg_column_compression(events.event).is_(sa.null())
         event = sa.case((sa.and_(plain, small), sa.type_coerce(events.event, sa.LargeBinary))).label("event")
-        page = sa.select(events.position, events.actor_id, events.version, event)
-        return self._made(page.where(*wanted).order_by(order).limit(_given("limit")))
+        page = sa.select(*columns[:-1], event).where(*wanted).order_by(order)
+        return self._made(page.limit(_given("limit")))
 
     def _narrow_page(
-        self, table: sa.Table, wanted: Iterable[sa.ColumnElement[bool]], order: sa.ColumnElement[Any]
+        self,
+        table: sa.Table,
+        columns: Sequence[sa.ColumnElement[Any]],
+        wanted: Iterable[sa.ColumnElement[bool]],
+        order: sa.ColumnElement[Any],
     ) -> Statement:
         """A page cut where all rows that a window function is asked about are copied first: only their sizes are."""
         rows, key = table.c, table.primary_key.columns.keys()
@@ -164,7 +187,7 @@ class Statements:
         along = sizes.c.version.desc() if backwards else sizes.c.position  # an actor's versions are in this order, too
         so_far = (sa.func.sum(sizes.c.size).over(order_by=along, rows=(None, 0)) - sizes.c.size).label("so_far")
         cut = sa.select(*(sizes.c[name] for name in key), so_far).subquery("cut")
-        page = self._selected(table).join(cut, sa.and_(*(rows[name] == cut.c[name] for name in key)))
+        page = sa.select(*columns).join(cut, sa.and_(*(rows[name] == cut.c[name] for name in key)))
         page = page.where(cut.c.so_far < sa.literal_column(str(PAGE_BYTES)))
         return self._made(page.order_by(rows.position.desc() if backwards else rows.position))
 

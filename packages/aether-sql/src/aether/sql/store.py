@@ -15,9 +15,10 @@ one process that come together are one transaction (`aether.core.kit.Batcher`). 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Any
 
 from aether.core.features import Durability, Feature
 from aether.core.kit import Bell, PollingTail, Questions
@@ -56,31 +57,30 @@ class SqlStore:
 
     # --- Events ---
 
-    async def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> int:
-        return await self._database.append(writes, transaction=transaction)
+    def append(self, writes: Sequence[Write], *, transaction: object | None = None) -> Coroutine[Any, Any, int]:
+        return self._database.append(writes, transaction=transaction)
 
     async def read(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
-        statements = self._database.statements
-        return await self._page(
+        database = self._database
+        size = READ_EVENTS if limit is None else min(limit, READ_EVENTS)
+        rows = await database.fetch(
             f"read of {actor_id!r}",
-            statements.read_back if reverse else statements.read,
-            READ_EVENTS if limit is None else min(limit, READ_EVENTS),
+            database.statements.read_back if reverse else database.statements.read,
+            ns=database.home.ns,
             actor_id=actor_id,
             after=after,
             upto=LAST if upto is None else upto,
+            limit=size,
         )
+        return Page([Stored(position, actor_id, version, data) for position, version, data in rows], _more(rows, size))
 
     async def feed(self, *, after: int, upto: int, limit: int) -> Page:
         size = min(limit, PAGE_EVENTS)
-        return await self._page("feed", self._database.statements.feed, size, after=after, upto=upto)
+        rows = await self._fetch("feed", self._database.statements.feed, after=after, upto=upto, limit=size)
+        return Page(_stored(rows), _more(rows, size))
 
-    async def _page(self, what: str, statement: Statement, size: int, **values: object) -> Page:
-        rows = await self._fetch(what, statement, limit=size, **values)
-        records = _stored(rows)
-        return Page(records, len(records) == size or sum(len(one.data) for one in records) >= PAGE_BYTES)
-
-    async def _fetch(self, what: str, statement: Statement, **values: object) -> Sequence[Row]:
-        return await self._database.fetch(what, statement, ns=self._database.home.ns, **values)
+    def _fetch(self, what: str, statement: Statement, **values: object) -> Coroutine[Any, Any, Sequence[Row]]:
+        return self._database.fetch(what, statement, ns=self._database.home.ns, **values)
 
     async def version(self, actor_id: str) -> int:
         statement = self._database.statements.version
@@ -130,3 +130,8 @@ class SqlStore:
 
 def _stored(rows: Iterable[Row]) -> list[Stored]:
     return [Stored(*row) for row in rows]
+
+
+def _more(rows: Sequence[Row], size: int) -> bool:
+    """Whether a page may have been cut where it is, in number or in bytes."""
+    return len(rows) == size or sum([len(row[-1]) for row in rows]) >= PAGE_BYTES
