@@ -18,6 +18,7 @@ from workload import DATA, events
 
 from aether.core.encoding import encode_event
 from aether.sql import schema
+from aether.sql.postgresql_connections import ROOM
 
 Columns = Sequence[Sequence[Any]]
 _PAGE = 1000
@@ -129,6 +130,7 @@ class RawPostgres:
 
     async def open(self) -> None:
         self.db: asyncpg.Connection = await asyncpg.connect(self.url)
+        await self.db.execute(ROOM)  # or ours alone would have it
         await self.db.execute(schema.ddl("postgresql", prefix="raw_"))
         into = "INSERT INTO raw_events (ns, position, actor_id, version, id, type, event)"
         self.one = await self.db.prepare(f"{into} VALUES (1, nextval('raw_position'), $1, $2, $3, $4, $5)")

@@ -132,6 +132,39 @@ async def test_an_answer_in_the_same_turn_as_the_cancellation_is_not_lost():
 
 
 @in_a_loop
+async def test_what_its_caller_has_left_hears_of_errors():
+    calls = Calls()
+    call = calls.call()
+    await turns(1)
+    call.cancel()
+    await asyncio.wait([call])
+    await turns(1)
+    calls.answers[0].set_exception(OSError("gone"))
+    with pytest.raises(OSError, match="gone"):
+        await calls.rest[0]
+    assert calls.steps == ["begun", "ended"]
+
+
+@pytest.mark.parametrize("answered", [0, 1])
+@in_a_loop
+async def test_what_its_caller_has_left_can_be_cancelled(answered):
+    calls = Calls()
+    call = calls.call()
+    await turns(1)
+    call.cancel()
+    await asyncio.wait([call])
+    await turns(2)
+    for number in range(answered):
+        calls.answers[number].set_result(number)
+        await turns(4)
+    calls.rest[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calls.rest[0]
+    assert calls.steps == ["begun", *range(answered), "ended"]
+    assert calls.answers[answered].cancelled()
+
+
+@in_a_loop
 async def test_a_time_out_around_it_is_one():
     calls = Calls()
 

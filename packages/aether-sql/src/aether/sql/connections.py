@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
 from typing import Any, Generic, Protocol, TypeVar
 
 from aether.core.errors import AetherError, Unavailable
@@ -283,10 +284,9 @@ class Connections(Generic[SessionT]):
         self._closed = True
         while self._idle:
             await self._idle.pop().part()
-        for _ in range(MOST):  # until nobody has one
-            await self._free.acquire()
-        for _ in range(MOST):
-            self._free.release()
+        async with AsyncExitStack() as all_of_them:  # until nobody has one
+            for _ in range(MOST):
+                await all_of_them.enter_async_context(self._free)
         while self._tasks:
             await asyncio.wait(self._tasks)
         self._calls.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import types
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, Generic, TypeVar
@@ -74,11 +73,25 @@ class Shelter(Generic[Result]):
             self._stand.leave()
 
 
-@types.coroutine
-def _rest(work: Coroutine[Any, Any, Result], awaited: asyncio.Future[Any] | None) -> Generator[Any, Any, Result]:
-    yield awaited
-    result: Result = yield from work.__await__()
-    return result
+async def _rest(work: Coroutine[Any, Any, Result], awaited: asyncio.Future[Any] | None) -> Result:
+    return await _Rest(work, awaited)
+
+
+class _Rest(Generic[Result]):
+    """What is left of work that waits for a future. `await work` is refused: somebody awaits it already."""
+
+    def __init__(self, work: Coroutine[Any, Any, Result], awaited: asyncio.Future[Any] | None) -> None:
+        self._work = work
+        self._awaited = awaited
+
+    def __await__(self) -> Generator[Any, Any, Result]:
+        if self._awaited is not None:
+            try:
+                yield _Stand(self._awaited)
+            except asyncio.CancelledError:
+                self._awaited.cancel()  # the work hears of it there, as it would have
+        result: Result = yield from self._work.__await__()
+        return result
 
 
 class _Stand:
