@@ -165,6 +165,103 @@ async def test_what_its_caller_has_left_can_be_cancelled(answered):
 
 
 @in_a_loop
+async def test_what_its_caller_has_left_is_told_before_its_first_turn():
+    calls = Calls()
+    call = calls.call()
+    await turns(1)
+    call.cancel()
+    await turns(1)
+    calls.rest[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calls.rest[0]
+    assert calls.steps == ["begun", "ended"]
+
+
+@pytest.mark.parametrize("kind", ["task", "gather"])
+@in_a_loop
+async def test_what_work_waits_for_may_be_more_than_a_future(kind):
+    """Its caller leaves, and then what is left of it is cancelled: so is what it waits for, which takes its time."""
+    log = []
+
+    async def child() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await turns(2)
+            log.append("child ended")
+
+    async def work() -> None:
+        try:
+            await (asyncio.ensure_future(child()) if kind == "task" else asyncio.gather(child()))
+        except asyncio.CancelledError:
+            log.append("cancelled")
+            raise
+
+    rest: list[asyncio.Task[None]] = []
+
+    async def caller() -> None:
+        await Shelter(work(), lambda left: rest.append(asyncio.ensure_future(left)))
+
+    call = asyncio.ensure_future(caller())
+    await turns(2)
+    call.cancel()
+    await asyncio.wait([call])
+    await turns(1)
+    rest[0].cancel()
+    await asyncio.wait(rest)
+    assert log == ["child ended", "cancelled"]
+
+
+@in_a_loop
+async def test_others_may_wait_for_the_same_future():
+    shared = asyncio.get_running_loop().create_future()
+
+    async def work() -> int:
+        return await shared
+
+    async def sheltered() -> int:
+        return await Shelter(work(), asyncio.ensure_future)
+
+    calls = [asyncio.ensure_future(sheltered()), asyncio.ensure_future(work()), asyncio.ensure_future(sheltered())]
+    await turns(1)
+    shared.set_result(7)
+    assert await asyncio.gather(*calls) == [7, 7, 7]
+
+
+@in_a_loop
+async def test_shelters_may_stand_in_shelters():
+    calls, rest = Calls(), []
+
+    async def outer() -> str:
+        return await Shelter(calls.work(), calls.begin)
+
+    async def caller() -> str:
+        return await Shelter(outer(), lambda left: rest.append(asyncio.ensure_future(left)))
+
+    call = asyncio.ensure_future(caller())
+    await turns(1)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    calls.answer()
+    assert await rest[0] == "done"
+    assert not calls.rest
+    assert calls.steps == ["begun", 0, 1, 2, "ended"]
+
+
+@in_a_loop
+async def test_a_cancellation_keeps_its_message():
+    calls = Calls()
+    call = calls.call()
+    await turns(1)
+    call.cancel("anyio knows its own by this")
+    with pytest.raises(asyncio.CancelledError) as raised:
+        await call
+    assert raised.value.args == ("anyio knows its own by this",)
+    await calls.end()
+
+
+@in_a_loop
 async def test_a_time_out_around_it_is_one():
     calls = Calls()
 

@@ -49,7 +49,7 @@ class Batcher(Generic[Request, Answer]):
     under way is answered, if it is worth a batch: then the server works on the one while the callers of the other are
     answered and ask again.
 
-    `flush` runs in a task of the batcher, so nobody who is cancelled disturbs a call to the server:
+    Nobody who is cancelled disturbs a call to the server, because `flush` runs in a task of the batcher, or sheltered:
     a request that still waits is taken back, one that was sent ends as if nobody had left.
     """
 
@@ -93,7 +93,9 @@ class Batcher(Generic[Request, Answer]):
         """Pending while a caller flushes its own request, or a task does because the caller has left."""
 
         self._workers: set[asyncio.Task[None]] = set()
-        self._left: set[asyncio.Task[Answer]] = set()
+        self._orphaned: set[asyncio.Task[Answer]] = set()
+        """Flushes whose callers have left."""
+
         self._wanted = 1
         """How many requests have to wait for one more worker to start."""
 
@@ -153,14 +155,14 @@ class Batcher(Generic[Request, Answer]):
         deadline = loop.time() + 2 * self._timeout
         while (busy := self._busy()) and (left := deadline - loop.time()) > 0:
             await asyncio.wait(busy, timeout=left)
-        while tasks := self._workers | self._left:
+        while tasks := self._workers | self._orphaned:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
         self._deadlines.close()
 
     def _busy(self) -> set[asyncio.Future[Any]]:
-        return {*self._workers, *self._left, *([] if self._leading is None else [self._leading])}
+        return {*self._workers, *self._orphaned, *([] if self._leading is None else [self._leading])}
 
     # --- Alone ---
 
@@ -177,6 +179,8 @@ class Batcher(Generic[Request, Answer]):
     async def _flush_alone(self, request: Request) -> Answer:
         try:
             (answer,) = await self._flush([request])
+        except asyncio.CancelledError as error:  # not of the caller's: that does not come here
+            raise OutcomeUnknown(self._what, reason="the call was cancelled") from error
         finally:
             assert self._leading is not None
             self._leading.set_result(None)
@@ -190,11 +194,11 @@ class Batcher(Generic[Request, Answer]):
 
     def _go_on(self, rest: Coroutine[Any, Any, Answer]) -> None:
         task = asyncio.get_running_loop().create_task(rest)
-        self._left.add(task)
+        self._orphaned.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[Answer]) -> None:
-        self._left.discard(task)
+        self._orphaned.discard(task)
         if not task.cancelled():
             task.exception()  # nobody is left to hear of it
 
