@@ -17,22 +17,23 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 class Paged(MemoryStore):
     """Gives two events a page, and takes a second for each page behind the first one."""
 
-    def __init__(self, *, fails_at: int = 0) -> None:
+    def __init__(self, *, fails_at: int = 0, size: int = 2) -> None:
         super().__init__(NamespaceSpace())
         self.asked = 0
         self.answered = 0
         self._fails_at = fails_at
+        self._size = size
 
     async def read(self, actor_id: str, *, after: int, upto: int | None, limit: int | None, reverse: bool) -> Page:
         await self._wait()
         page = await super().read(
-            actor_id, after=after, upto=upto, limit=2 if limit is None else min(limit, 2), reverse=reverse
+            actor_id, after=after, upto=upto, limit=min(limit or self._size, self._size), reverse=reverse
         )
         return self._answer(page, limit)
 
     async def feed(self, *, after: int, upto: int, limit: int) -> Page:
         await self._wait()
-        return self._answer(await super().feed(after=after, upto=upto, limit=min(limit, 2)), limit)
+        return self._answer(await super().feed(after=after, upto=upto, limit=min(limit, self._size)), limit)
 
     async def _wait(self) -> None:
         self.asked += 1
@@ -43,7 +44,7 @@ class Paged(MemoryStore):
 
     def _answer(self, page: Page, limit: int | None) -> Page:
         self.answered += 1
-        return Page(page.records, more=len(page.records) == 2 and limit != 2)
+        return Page(page.records, more=len(page.records) == self._size and limit != self._size)
 
 
 async def filled(driver: Paged, count: int = 6) -> EventStore:
@@ -66,6 +67,21 @@ def test_the_next_page_is_on_its_way_while_one_is_consumed(virtual: Run, kind: s
         assert asked == ([1, 2, 3, 3, 4, 4] if kind == "read" else [1, 2, 3, 3, 3, 3])
         # Six events at a second each: what the pages take has passed meanwhile.
         assert round(clock(), 3) == 6.0
+        await store.close()
+
+    virtual(main())
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5])
+@pytest.mark.parametrize("kind", ["read", "back", "feed"])
+def test_pages_of_any_size_are_read_to_the_end(virtual: Run, kind: str, size: int) -> None:
+    async def main() -> None:
+        store = await filled(Paged(size=size))
+        if kind == "feed":
+            found = [event.version async for _, event in store.feed()]
+        else:
+            found = [event.version async for event in store.read("a", reverse=kind == "back")]
+        assert (found[::-1] if kind == "back" else found) == [1, 2, 3, 4, 5, 6]
         await store.close()
 
     virtual(main())

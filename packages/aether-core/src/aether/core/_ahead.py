@@ -1,4 +1,4 @@
-"""Reading ahead: the server works on the next page while the second half of the one before it is consumed."""
+"""Reading ahead: the server works on the next page while the one before it is consumed."""
 
 from __future__ import annotations
 

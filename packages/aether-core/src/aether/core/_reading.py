@@ -32,20 +32,20 @@ async def read_short(store: EventStore, actor_id: str, *, after: int, upto: int 
     return found
 
 
-def _parts(turn: int, size: int) -> Iterator[tuple[int, int]]:
+def _parts(asking: int, size: int) -> Iterator[tuple[int, int]]:
     """A page in parts that are decoded together. One of them begins where the next page is asked for."""
-    for first, last in ((0, turn), (turn, size)):
+    for first, last in ((0, asking), (asking, size)):
         for start in range(first, last, AT_ONCE):
             yield start, min(start + AT_ONCE, last)
 
 
-def _turn(size: int, *, first: bool) -> int:
+def _asking_at(size: int, *, first: bool) -> int:
     """Where in a page to ask for the next one: at once, but for the first, whose reader may want no more than that."""
-    return max(1, size // 4) if first else 0
+    return min(max(1, size // 4), size - 1) if first else 0
 
 
 def _missing(page: Page, version: int, expected: int) -> CorruptEvent:
-    stored = next(stored for stored in page.records if stored.version == version)
+    (*_, stored) = (stored for stored in page.records if stored.version == version)
     return CorruptEvent(stored.actor_id, expected, stored.position, f"version {version} stands there")
 
 
@@ -70,9 +70,9 @@ async def read_actor(
             after, upto = (after, last - 1) if reverse else (last, upto)
             more = page.more and limit != 0 and (upto is None or upto > after)
             expected = page.records[0].version if expected is None else expected
-            turn, first = _turn(len(page.records), first=first), False
-            for start, end in _parts(turn, len(page.records)):
-                if start == turn and more:
+            asking, first = _asking_at(len(page.records), first=first), False
+            for start, end in _parts(asking, len(page.records)):
+                if start == asking and more:
                     question = store._live().read(actor_id, after=after, upto=upto, limit=limit, reverse=reverse)
                     await ahead.begin(question)
                 for event in decode_events(page.records[start:end]):
@@ -108,9 +108,9 @@ async def read_feed(
             order = page.records[-1].position
             more = page.more and order < end
             size = min(2 * size, _LARGEST_PAGE)
-            turn, first = _turn(len(page.records), first=first), False
-            for start, stop in _parts(turn, len(page.records)):
-                if start == turn and more:
+            asking, first = _asking_at(len(page.records), first=first), False
+            for start, stop in _parts(asking, len(page.records)):
+                if start == asking and more:
                     await ahead.begin(store._live().feed(after=order, upto=end, limit=size))
                 part = page.records[start:stop]
                 for stored, event in zip(part, wanted.decode_all(part), strict=True):
