@@ -423,11 +423,42 @@ async def test_a_connection_that_is_dropped_between_two_steps_of_a_call_is_lost(
         session.drop()
         await session.connection._protocol.bind_execute(None, None, "", 0, False, 1.0)
 
-    async def nothing(_session: PgSession) -> None: ...
-
-    connections = Connections(PgConnector(partial(asyncpg.connect, postgres_url)), 5.0, nothing)
+    connections = Connections(PgConnector(partial(asyncpg.connect, postgres_url)), 5.0, nothing, in_place=True)
     with pytest.raises(OutcomeUnknown, match="dropped"):
         await connections.run("appending", torn, writes=True)
     with pytest.raises(Unavailable, match="dropped"):
         await connections.run("reading", torn)
+    await connections.close()
+
+
+async def nothing(_session: PgSession) -> None:
+    """A connection needs no check."""
+
+
+async def test_connections_close_twice_at_once_behind_the_calls_that_are_under_way(postgres_url):
+    connections = Connections(PgConnector(partial(asyncpg.connect, postgres_url)), 5.0, nothing, in_place=True)
+    for _ in range(2):  # on new connections, then on those that are idle
+        slow = [
+            asyncio.create_task(connections.run("reading", lambda one: one.connection.fetchval("SELECT pg_sleep(.1)")))
+            for _ in range(3)
+        ]
+        await asyncio.wait(slow, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.gather(connections.close(), connections.close())
+    assert all(call.done() for call in slow)
+    assert [call.exception() for call in slow] == [None] * 3
+    assert connections._calls._alarm is None
+    with pytest.raises(Unavailable, match="closed"):
+        await connections.run("reading", lambda one: one.connection.fetchval("SELECT 1"))
+
+
+async def test_all_calls_that_take_too_long_are_dropped(postgres_url):
+    connections = Connections(PgConnector(partial(asyncpg.connect, postgres_url)), 0.3, nothing, in_place=True)
+    await connections.run("reading", lambda one: one.connection.fetchval("SELECT 1"))
+    slow = [
+        connections.run("writing", lambda one: one.connection.fetchval("SELECT pg_sleep(60)"), writes=True)
+        for _ in range(3)
+    ]
+    errors = await asyncio.gather(*slow, return_exceptions=True)
+    assert {type(error) for error in errors} == {OutcomeUnknown}
+    assert await connections.run("reading", lambda one: one.connection.fetchval("SELECT 1")) == 1
     await connections.close()

@@ -27,6 +27,7 @@ from aether.core import (
 )
 from aether.sql.database import WrongConnection
 from aether.sql.schema import SchemaMissing, SchemaTooNew
+from aether.sql.threads import DatabaseThread
 
 
 def event(version: int, actor: str = "a", **data: object) -> Event:
@@ -153,6 +154,57 @@ async def test_a_write_without_an_answer_may_have_happened(url: str) -> None:
         assert await store.append(event(2)) if await store.version("a") else await store.append(event(1))
 
 
+async def test_a_thread_leaves_no_descriptor(tmp_path: Path) -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0
+
+    async def use(thread: DatabaseThread) -> None:
+        await thread.start()
+        assert await thread.submit(lambda db: db.execute("SELECT 1").fetchone()) == (1,)
+        pending = thread.submit(lambda db: db.execute("SELECT 2").fetchone())
+        await asyncio.gather(thread.stop(), thread.stop())
+        assert pending.result() == (2,)
+
+    def fails() -> sqlite3.Connection:
+        raise sqlite3.OperationalError("no")
+
+    before = descriptors()
+    await use(DatabaseThread("test", lambda: sqlite3.connect(tmp_path / "x.db", check_same_thread=False)))
+    broken = DatabaseThread("test", fails)
+    with pytest.raises(sqlite3.OperationalError):
+        await broken.start()
+    await broken.stop()
+    assert descriptors() == before
+
+
+async def test_a_thread_serves_other_event_loops_too(tmp_path: Path) -> None:
+    """As the database in memory does, when programs run one loop after another, or one a thread."""
+    thread = DatabaseThread("test", lambda: sqlite3.connect(tmp_path / "x.db", check_same_thread=False))
+    await thread.start()
+
+    async def ask() -> object:
+        return await thread.submit(lambda db: db.execute("SELECT 1").fetchone())
+
+    assert await asyncio.to_thread(asyncio.run, ask()) == (1,)
+    assert await ask() == (1,)
+    await asyncio.to_thread(asyncio.run, thread.stop())
+    with pytest.raises(sqlite3.ProgrammingError):
+        await ask()
+
+
+async def test_one_answer_that_no_future_takes_holds_back_no_other(tmp_path: Path) -> None:
+    def stops(_db: object) -> None:
+        raise StopIteration
+
+    thread = DatabaseThread("test", lambda: sqlite3.connect(tmp_path / "x.db", check_same_thread=False))
+    await thread.start()
+    bad, good = thread.submit(stops), thread.submit(lambda _: 7)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await bad
+    assert await good == 7
+    await thread.stop()
+
+
 async def test_whoever_is_cancelled_leaves_no_lock(url: str, file: Path) -> None:
     """Cancelling an append at every await: others can write at once, and what is stored is whole."""
     async with open_store(url) as store:
@@ -183,6 +235,34 @@ async def test_a_full_disk_stores_nothing_and_is_survived(url: str) -> None:
         await writer.submit(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchone())
         await store.append(event(2, x="x" * 100_000))
         assert await store.version("a") == 2
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_refusal_is_certain_and_says_what_to_do(url: str, count: int) -> None:
+    """A single event is stored by one statement, several in a transaction: both are told alike."""
+    async with open_store(url, timeout=0.3) as store:
+        await store.append(event(1))
+        writer = store._driver._database._writer
+        await writer.submit(lambda db: db.execute("PRAGMA query_only = ON"))
+        with pytest.raises(Unavailable, match="readonly database.*writable"):
+            await store.append(*(event(version) for version in range(2, 2 + count)))
+        await writer.submit(lambda db: db.execute("PRAGMA query_only = OFF"))
+        await store.append(event(2))
+        assert await store.version("a") == 2
+
+
+async def test_what_others_wrote_is_seen_by_the_one_statement_too(url: str) -> None:
+    async with open_store(url) as one, open_store(url) as other:
+        for version in (1, 3, 5):
+            await one.append(event(version))
+            await other.append(event(version + 1))
+        with pytest.raises(VersionConflict) as caught:
+            await one.append(event(6))
+        assert caught.value.current == 6
+        await one.append(event(1, "b"))
+        await other.append(event(2, "b"))
+        positions = [position.order async for position, _ in one.feed()]
+        assert positions == list(range(1, 9))
 
 
 async def test_a_commit_that_fails_is_forgotten(url: str, file: Path) -> None:

@@ -8,12 +8,15 @@ of a time-out or a cancelled reader, is dropped.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, Generic, Protocol, TypeVar
 
 from aether.core.errors import AetherError, Unavailable
 from aether.core.kit import Shelter
+
+_log = logging.getLogger("aether.sql")
 
 MOST = 8
 """Connections for reads and single writes; more of them do not make one server faster."""
@@ -117,10 +120,13 @@ class _Calls(Generic[SessionT]):
         self._alarm = None
         now = loop.time()
         left = [due for due in self._due.values() if due > now]
-        for session in [session for session, due in self._due.items() if due <= now]:
-            session.drop()
         if left:
             self._set(loop, min(left))
+        for session in [session for session, due in self._due.items() if due <= now]:
+            try:
+                session.drop()
+            except Exception:  # noqa: BLE001  (the others have to be dropped, too)
+                _log.exception("a connection could not be dropped")
 
     def close(self) -> None:
         """Give up the timer."""
@@ -132,7 +138,12 @@ class _Calls(Generic[SessionT]):
 class Connections(Generic[SessionT]):
     """Up to `MOST` connections to one server, each held by one call at a time."""
 
-    def __init__(self, connector: Connector[SessionT], timeout: float, check: Work[SessionT, None]) -> None:
+    def __init__(
+        self, connector: Connector[SessionT], timeout: float, check: Work[SessionT, None], *, in_place: bool
+    ) -> None:
+        """`in_place` if no call of the client cares which task it runs in: those with a time-out of their own do."""
+        self._in_place = in_place
+        self._closing: asyncio.Task[None] | None = None
         self._connector = connector
         self._timeout = timeout
         self._check = check
@@ -181,37 +192,44 @@ class Connections(Generic[SessionT]):
     async def run(self, what: str, work: Work[SessionT, Result], *, writes: bool = False) -> Result:
         """Lend a connection to a call, which comes to its end also where its caller is cancelled.
 
-        `work` must not care which task it runs in. Raises the errors of the interface.
+        Raises the errors of the interface.
         """
         loop = asyncio.get_running_loop()
-        late = loop.time() + self._timeout / 2
-        if not self._free.locked() and (session := self._take_idle()) is not None:
+        late = None
+        if self._in_place and not self._free.locked() and (session := self._take_idle()) is not None:
+            late = loop.time() + self._timeout / 2
             await self._free.acquire()  # there is one
             try:
-                return await Shelter(self._use(session, what, work, writes=writes), self._begin)
+                return await Shelter(self._use_lent(session, what, work, writes=writes), self._begin)
             except Unavailable:
                 if writes or not session.ended or loop.time() > late:
                     raise
         return await asyncio.shield(self._begin(self._lend(what, work, late, writes=writes)))
 
-    async def _lend(self, what: str, work: Work[SessionT, Result], late: float, *, writes: bool) -> Result:
+    async def _use_lent(self, session: SessionT, what: str, work: Work[SessionT, Result], *, writes: bool) -> Result:
+        try:
+            return await self._use(session, what, work, writes=writes)
+        finally:
+            self._free.release()
+
+    async def _lend(self, what: str, work: Work[SessionT, Result], late: float | None, *, writes: bool) -> Result:
         """Use a connection that is idle, or a new one, as soon as there may be one more.
 
         One that was idle may have been cut off long ago; asking a second time harms nobody, before it is `late`.
         """
-        while True:
-            await self._wait_for_one(what)
-            idle = self._take_idle()
-            try:
-                session = idle or await self.connect(what)
-            except BaseException:
-                self._free.release()
-                raise
-            try:
-                return await self._use(session, what, work, writes=writes)
-            except Unavailable:
-                if idle is None or writes or not idle.ended or asyncio.get_running_loop().time() > late:
-                    raise
+        await self._wait_for_one(what)
+        loop = asyncio.get_running_loop()
+        late = loop.time() + self._timeout / 2 if late is None else late
+        try:
+            while (idle := self._take_idle()) is not None:
+                try:
+                    return await self._use(idle, what, work, writes=writes)
+                except Unavailable:
+                    if writes or not idle.ended or loop.time() > late:
+                        raise
+            return await self._use(await self.connect(what), what, work, writes=writes)
+        finally:
+            self._free.release()
 
     async def _wait_for_one(self, what: str) -> None:
         try:
@@ -224,7 +242,6 @@ class Connections(Generic[SessionT]):
         try:
             return await self.call(session, what, work, writes=writes)
         finally:
-            self._free.release()
             if self._closed:
                 self._begin(session.part())
             elif not session.ended:
@@ -282,6 +299,11 @@ class Connections(Generic[SessionT]):
     async def close(self) -> None:
         """Close what is idle, and wait for what is being dropped. May be called twice."""
         self._closed = True
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         while self._idle:
             await self._idle.pop().part()
         async with AsyncExitStack() as all_of_them:  # until nobody has one

@@ -78,11 +78,13 @@ class Mysql:
         )
         self._bells = Bells()
         connect = partial(asyncmy.connect, **address_of(url)) if engine is None else partial(from_engine, engine)
-        self._connections = Connections(MysqlConnector(connect, scope.timeout), scope.timeout, self._check)
+        connector = MysqlConnector(connect, scope.timeout)
+        in_place = engine is None  # what others set may bring time-outs of the client's own
+        self._connections = Connections(connector, scope.timeout, self._check, in_place=in_place)
         # A call commits by `MysqlSession.commit`, which knows whether anything was sent, and in no other way.
         self._line = Line(self._connections, writes=False)
         self._message_line = Line(self._connections, writes=False)
-        self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of, leads=True)
+        self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of, leads=in_place)
         self._messages = Batcher(self._flush_messages, what="publish", timeout=scope.timeout, size=_message_size)
         self._versions: dict[str, int] = {}
         self._careful = 0

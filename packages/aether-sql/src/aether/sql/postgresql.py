@@ -71,10 +71,11 @@ class Postgres:
         connect = partial(asyncpg.connect, **address) if engine is None else partial(from_engine, engine)
         # Behind a proxy that shares connections each transaction may be on another one, and on another server.
         self._shared = address.get("statement_cache_size") == 0
-        self._connections = Connections(PgConnector(connect), scope.timeout, self._check)
+        in_place = engine is None  # what others set may bring time-outs of the client's own
+        self._connections = Connections(PgConnector(connect), scope.timeout, self._check, in_place=in_place)
         self._line = Line(self._connections, prepare=self._prepare)
         self._message_line = Line(self._connections)
-        self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of, leads=True)
+        self._appends = Batcher(self._flush, what="append", timeout=scope.timeout, size=size_of, leads=in_place)
         self._messages = Batcher(self._flush_messages, what="publish", timeout=scope.timeout, size=_message_size)
         self._listener: Listener | None = None
         self._versions: dict[str, int] = {}

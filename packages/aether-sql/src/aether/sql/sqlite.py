@@ -38,8 +38,11 @@ Result = TypeVar("Result")
 
 _FULL = 2  # PRAGMA synchronous: from here on each commit waits for the disk
 _MOST_KNOWN = 50_000  # actors whose version is remembered: about 10 MB
-_CERTAIN = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
-"""Errors of a statement that commits by itself from which it is certain that it did not: the mark is written last."""
+_CERTAIN = frozenset(
+    getattr(sqlite3, f"SQLITE_{name}")
+    for name in ("AUTH", "BUSY", "CANTOPEN", "ERROR", "FULL", "LOCKED", "MISMATCH", "PERM", "READONLY", "TOOBIG")
+)
+"""Errors of a statement that commits by itself behind which nothing is stored: the mark of a commit is written last."""
 
 _CHUNK = 8  # rows that are fetched before their size is known
 _PATIENCE = 0.4  # of the time-out, for the lock between processes, and as much again for SQLite's own
@@ -272,13 +275,17 @@ class Sqlite:
     def _store(
         self, db: sqlite3.Connection, *, commits: Sequence[Commit], deadline: float
     ) -> Sequence[int | Exception]:
-        return self._in_turn("append", deadline, lambda: self._store_all(db, commits))
+        return self._in_turn("append", deadline, lambda: self._store_all(db, commits, deadline))
 
-    def _store_all(self, db: sqlite3.Connection, commits: Sequence[Commit]) -> Sequence[int | Exception]:
+    def _store_all(
+        self, db: sqlite3.Connection, commits: Sequence[Commit], deadline: float
+    ) -> Sequence[int | Exception]:
         if len(commits) == len(commits[0]) == len(commits[0][0].records) == 1:
             position = self._store_next(db, commits[0][0])
             if position:
                 return (position,)
+            if time.monotonic() > deadline:
+                raise Unavailable("append", reason="another process writes, and gives no turn within the time-out")
         return self._commit(db, "append", lambda db: self._store_batch(db, commits))
 
     def _store_next(self, db: sqlite3.Connection, write: Write) -> int:
@@ -294,9 +301,9 @@ class Sqlite:
             return 0
         except sqlite3.Error as error:
             self._head = -1
-            if error.sqlite_errorcode & 0xFF in _CERTAIN:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _CERTAIN:
                 raise
-            raise OutcomeUnknown("append", reason=reason(error)) from error  # it may have failed in its commit
+            raise OutcomeUnknown("append", reason=reason(error)) from error
         self._head += 1
         self._versions[write.actor_id] = write.expected + 1
         return self._head
