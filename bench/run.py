@@ -51,8 +51,9 @@ sides. Raw NATS is nats-py doing the same durable work without encoding, checkin
 SQLite waits for the disk with each commit (`synchronous=FULL`), PostgreSQL too (its defaults, over TCP): on all sides.
 The drivers, `sqlite3` in place and asyncpg on a held connection, write rows that were encoded before into the same
 columns and keys, as many a commit as there are appenders, and read rows without decoding them. We encode, check
-versions, hand over to a thread or a task, and decode every event. The time to another process begins when
-`append` returns there, or when it is called, which includes the commit.
+versions, hand over to a thread or a task, and decode every event. Both connections to PostgreSQL have made room (see
+decision 51). The time to another process begins when `append` returns there, or when it is called, which includes the
+commit.
 
 Redis keeps a log that it syncs once a second (`appendfsync everysec`), on both sides. Theirs is redis-py's asyncio
 client with events that were encoded before, and a script that looks and stores as ours does for one event. Whatever is
