@@ -25,9 +25,10 @@ from aether.core import (
     connect,
     open_store,
 )
+from aether.sql import threads
 from aether.sql.database import WrongConnection
 from aether.sql.schema import SchemaMissing, SchemaTooNew
-from aether.sql.threads import DatabaseThread
+from aether.sql.threads import DatabaseThread, SocketWire, Wire
 
 
 def event(version: int, actor: str = "a", **data: object) -> Event:
@@ -154,7 +155,10 @@ async def test_a_write_without_an_answer_may_have_happened(url: str) -> None:
         assert await store.append(event(2)) if await store.version("a") else await store.append(event(1))
 
 
-async def test_a_thread_leaves_no_descriptor(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wire", [Wire, SocketWire])
+async def test_a_thread_leaves_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wire: type[Wire]) -> None:
+    monkeypatch.setattr(threads, "new_wire", wire)
+
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0
 
