@@ -178,6 +178,9 @@ async def test_a_thread_leaves_no_descriptor(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(sqlite3.OperationalError):
         await broken.start()
     await broken.stop()
+    abandoned = DatabaseThread("test", lambda: sqlite3.connect(tmp_path / "x.db", check_same_thread=False))
+    await asyncio.to_thread(asyncio.run, abandoned.start())  # by an event loop that is closed now
+    await abandoned.stop()
     assert descriptors() == before
 
 

@@ -137,11 +137,10 @@ class DatabaseThread:
         loop, self._loop = self._loop, None
         if loop is asyncio.get_running_loop():
             self._hang_up(loop)
-        elif loop is None:
+        elif loop is None or loop.is_closed():
             self._answered.close()
-        else:  # whoever has started it was somewhere else
-            with suppress(RuntimeError):  # and is over
-                loop.call_soon_threadsafe(self._hang_up, loop)
+        else:  # whoever has started it is somewhere else
+            loop.call_soon_threadsafe(self._hang_up, loop)
 
     def _hang_up(self, loop: asyncio.AbstractEventLoop) -> None:
         self._settle_waiting()
