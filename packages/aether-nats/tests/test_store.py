@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nats
@@ -15,6 +16,7 @@ import pytest
 from nats.aio.client import Client
 
 from aether.core import (
+    START,
     BackendUnusable,
     Durability,
     Event,
@@ -36,6 +38,7 @@ from aether.core.spi import NewRecord, Write
 from aether.core.url import BackendURL
 from aether.nats import NatsCluster, NatsServer
 from aether.nats import open_store as open_store_on
+from aether.nats.connection import Connection
 
 Body = Callable[[NatsServer, EventStore, Client], Awaitable[None]]
 
@@ -462,3 +465,25 @@ async def test_a_store_that_was_just_made_in_a_cluster_takes_appends_at_once(clu
 
     for start in range(0, 60, 6):
         await asyncio.gather(*(first(number) for number in range(start, start + 6)))
+
+
+async def test_opening_waits_until_servers_know_who_takes_commits(
+    cluster: NatsCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hear of the subjects of a new stream later than of its leader."""
+    asked: list[str] = []
+    request = Connection.request
+
+    async def late(self: Connection, subject: str, payload: bytes, **options: Any) -> Any:
+        reply = await request(self, subject, payload, **options)
+        if "Nats-Expected-Stream" in (options.get("headers") or {}):
+            asked.append(subject)
+            if len(asked) < 3:
+                return SimpleNamespace(data=b"", headers={"Status": "503"})
+        return reply
+
+    monkeypatch.setattr(Connection, "request", late)
+    async with open_store(cluster.url, namespace=f"new-{new_id()}") as store:
+        assert len(asked) == 3
+        assert await store.head() == START  # what is asked with is refused by every stream
+        await store.append(event(1))

@@ -78,6 +78,7 @@ class EventLog:
         await self.patiently(self._open)
         if self.replicas > 1:
             await self.last(self.subjects)  # a stream that was just made may have no leader yet
+            await self.patiently(self._listens)
 
     async def ready(self) -> None:
         """After a reconnect, and after any doubt, make sure that it is the same stream on the other side."""
@@ -122,6 +123,16 @@ class EventLog:
         self._config = config
         self.identity = identity
         self._take_over(found, generation)
+
+    async def _listens(self, seconds: float) -> None:
+        """Make sure that the client's server knows who takes commits, by one that every stream refuses.
+
+        Servers of a cluster hear of a new stream's subjects later than of its leader.
+        """
+        headers = {"Nats-Expected-Stream": "none"}
+        reply = await self.connection.request(f"{self._prefix}_", b"", headers=headers, timeout=seconds)
+        if not reply.data:
+            raise self.unreadable("no stream takes its subjects")
 
     async def _look(self, seconds: float) -> int:
         """Check that it is the stream that was opened, and return its last sequence. Never makes a new one."""
