@@ -60,8 +60,13 @@ class WritesLateWithoutLooking(RegisterWrapper):
 
     async def read(self, name: str) -> Entry | None:
         found = await self.inner.read(name)
-        if found is not None and self._kept:
-            await self.inner.cas(name, self._kept.pop(), expected=found.revision)
+        while found is not None and self._kept:  # others may write at the same moment, and be first
+            try:
+                await self.inner.cas(name, self._kept[-1], expected=found.revision)
+            except RevisionConflict:
+                found = await self.inner.read(name)
+            else:
+                self._kept = []
         return found
 
     async def cas(self, name: str, value: bytes, *, expected: int) -> int:
