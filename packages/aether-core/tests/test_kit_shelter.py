@@ -43,6 +43,14 @@ class Calls:
 
         return asyncio.ensure_future(caller())
 
+    def shelter(self) -> tuple[Shelter[str], asyncio.Task[str]]:
+        shelter = Shelter(self.work(), self.begin)
+
+        async def caller() -> str:
+            return await shelter
+
+        return shelter, asyncio.ensure_future(caller())
+
     def answer(self) -> None:
         for number, answer in enumerate(self.answers):
             if not answer.done():
@@ -296,12 +304,7 @@ async def test_a_caller_that_goes_on_can_ask_again():
 @in_a_loop
 async def test_a_caller_that_is_told_to_leave_does():
     calls = Calls()
-    shelter = Shelter(calls.work(), calls.begin)
-
-    async def caller() -> str:
-        return await shelter
-
-    call = asyncio.ensure_future(caller())
+    shelter, call = calls.shelter()
     await turns(1)
     assert not shelter.done()
     shelter.set_exception(TimeoutError("too late"))
@@ -314,12 +317,7 @@ async def test_a_caller_that_is_told_to_leave_does():
 @in_a_loop
 async def test_a_caller_that_is_told_to_leave_between_two_waits_leaves_at_the_next():
     calls = Calls()
-    shelter = Shelter(calls.work(), calls.begin)
-
-    async def caller() -> str:
-        return await shelter
-
-    call = asyncio.ensure_future(caller())
+    shelter, call = calls.shelter()
     await turns(1)
     calls.answers[0].set_result(0)
     await turns(1)

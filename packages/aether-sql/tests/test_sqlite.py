@@ -272,6 +272,18 @@ async def test_what_others_wrote_is_seen_by_the_one_statement_too(url: str) -> N
         assert positions == list(range(1, 9))
 
 
+async def test_what_was_remembered_ends_where_events_were_removed(url: str, file: Path) -> None:
+    """By hand, which nobody should: what is remembered must not leave a hole in the actor's history then."""
+    async with open_store(url) as store:
+        for version in (1, 2, 3):
+            await store.append(event(version))
+        with closing(sqlite3.connect(file)) as db, db:
+            db.execute("DELETE FROM aether_events WHERE version = 3")
+        with pytest.raises(VersionConflict) as caught:
+            await store.append(event(4))
+        assert caught.value.current == 2
+
+
 async def test_a_commit_that_fails_is_forgotten(url: str, file: Path) -> None:
     """What was remembered of it would let the next version in, and leave a hole."""
     async with open_store(url, timeout=0.5) as store:
